@@ -1,0 +1,20 @@
+//! The vocabulary of the OCI specifications: values that cannot be built wrong.
+//!
+//! Pure: no file, no network, no clock. Everything that arrives from the
+//! network becomes one of these types before it may name anything on the store
+//! ([`crate::store`]) or upstream ([`crate::upstream`]).
+
+pub mod digest;
+pub mod error_code;
+pub mod manifest;
+pub mod media_type;
+pub mod name;
+pub mod range;
+pub mod reference;
+
+pub use digest::{Algorithm, Digest, Hasher};
+pub use error_code::ErrorCode;
+pub use manifest::Manifest;
+pub use name::{RegistryHost, Repository, RepositoryName};
+pub use range::{ByteRange, RangeOutcome};
+pub use reference::{Reference, Tag};
