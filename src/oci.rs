@@ -11,6 +11,7 @@ pub mod media_type;
 pub mod name;
 pub mod range;
 pub mod reference;
+pub mod verify;
 
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error_code::ErrorCode;
@@ -18,3 +19,4 @@ pub use manifest::Manifest;
 pub use name::{RegistryHost, Repository, RepositoryName};
 pub use range::{ByteRange, RangeOutcome};
 pub use reference::{Reference, Tag};
+pub use verify::{DigestMismatch, Verified, Verifier};

@@ -1,0 +1,108 @@
+//! Durable file primitives, and a bound on how long a file system may take.
+//!
+//! Knows nothing of OCI. Every error names the operation and the path; only
+//! ENOENT means "not there" ([`FsError::is_missing`]).
+
+mod disk;
+mod error;
+mod staged;
+
+pub use disk::Disk;
+pub use error::{FsError, FsErrorKind};
+pub use staged::StagedFile;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+/// Opens a file for reading; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn open(path: &Path) -> Result<Option<File>, FsError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(source) => missing_as_none(FsError::new("open", path, source)),
+    }
+}
+
+/// Returns a file's length in bytes; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn stat(path: &Path) -> Result<Option<u64>, FsError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(source) => missing_as_none(FsError::new("stat", path, source)),
+    }
+}
+
+/// Returns the names in a directory that are UTF-8; none if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn list(path: &Path) -> Result<Vec<String>, FsError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(source) => {
+            return missing_as_none(FsError::new("list", path, source)).map(Option::unwrap_or_default);
+        }
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| FsError::new("list", path, source))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Removes a file; that it is gone already is fine.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn remove(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(source) => missing_as_none::<()>(FsError::new("remove", path, source)).map(|_| ()),
+    }
+}
+
+/// Makes a directory and its parents.
+///
+/// # Errors
+/// Any errno.
+pub fn make_dirs(path: &Path) -> Result<(), FsError> {
+    std::fs::create_dir_all(path).map_err(|source| FsError::new("make directory", path, source))
+}
+
+/// Creates a small file that must not exist yet, durably: written, synced and closed.
+///
+/// # Errors
+/// Any errno; EEXIST ([`FsErrorKind::Exists`]) if the name is taken.
+pub fn create_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
+    let error = |operation| move |source| FsError::new(operation, path, source);
+    let mut file = File::create_new(path).map_err(error("create"))?;
+    if !content.is_empty() {
+        file.write_all(content).map_err(error("write"))?;
+        file.sync_all().map_err(error("sync"))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory's entries durable, after a rename into it.
+///
+/// # Errors
+/// Any errno but EINVAL, which some file systems answer to a sync of a directory.
+pub fn sync_dir(path: &Path) -> Result<(), FsError> {
+    let dir = File::open(path).map_err(|source| FsError::new("open", path, source))?;
+    match dir.sync_all() {
+        Err(source) if source.kind() != std::io::ErrorKind::InvalidInput => {
+            Err(FsError::new("sync", path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn missing_as_none<T>(error: FsError) -> Result<Option<T>, FsError> {
+    if error.is_missing() { Ok(None) } else { Err(error) }
+}

@@ -1,0 +1,67 @@
+//! The store: wharf's directory on the shared file system.
+//!
+//! ```text
+//! <store>/
+//!   wharf.json                                   format version and store id
+//!   blobs/<algorithm>/<xx>/<hex>                 verified bytes as upstream served them
+//!   tags/<host>/<repository>/_tags/<tag>/<record>        which digest a tag had when it was asked
+//!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
+//!   tags/<host>/<repository>/_manifests/<digest>         an empty mark: this manifest was fetched from there
+//!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
+//! ```
+//! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
+//! unverified, and nothing that was published changes. Everything here blocks; callers go through
+//! [`crate::fs::Disk`]. Leaves to others: whom to ask for what is not there ([`crate::mirror`]).
+
+mod blob;
+mod format;
+mod layout;
+mod owner;
+mod record;
+mod repository;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use blob::StoredBlob;
+pub use format::OpenStoreError;
+pub use record::{Record, Subject};
+
+use layout::Layout;
+use owner::WorkDir;
+
+/// An open store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<StoreInner>,
+}
+
+struct StoreInner {
+    layout: Layout,
+    work: WorkDir,
+}
+
+impl Store {
+    /// Opens the store at `root`, makes it if it is not there, and clears what dead processes of this host left.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be made or written, or has another format.
+    pub fn open(root: &Path) -> Result<Self, OpenStoreError> {
+        let layout = Layout::new(root);
+        format::open_or_make(&layout)?;
+        owner::clear_dead(&layout);
+        let work = WorkDir::make(&layout)?;
+        Ok(Self {
+            inner: Arc::new(StoreInner { layout, work }),
+        })
+    }
+
+    /// Returns the store's directory.
+    pub fn root(&self) -> &Path {
+        self.inner.layout.root()
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+}

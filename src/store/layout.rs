@@ -1,0 +1,87 @@
+//! The only place that builds paths within the store.
+
+use std::path::{Path, PathBuf};
+
+use crate::oci::{Digest, RegistryHost, Repository};
+
+use super::record::Subject;
+
+/// The paths of one store.
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn format_file(&self) -> PathBuf {
+        self.root.join("wharf.json")
+    }
+
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root
+            .join("blobs")
+            .join(digest.algorithm().as_str())
+            .join(&hex[..2])
+            .join(hex)
+    }
+
+    pub(super) fn hosts(&self) -> PathBuf {
+        self.root.join("tags")
+    }
+
+    pub(super) fn host(&self, host: &RegistryHost) -> PathBuf {
+        self.hosts().join(host.as_str())
+    }
+
+    pub(super) fn repository(&self, repository: &Repository) -> PathBuf {
+        let mut path = self.host(&repository.host);
+        path.extend(repository.name.components());
+        path
+    }
+
+    pub(super) fn tags(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_tags")
+    }
+
+    pub(super) fn records(&self, repository: &Repository, subject: &Subject) -> PathBuf {
+        match subject {
+            Subject::Tag(tag) => self.tags(repository).join(tag.as_str()),
+            Subject::Referrers(digest) => self
+                .repository(repository)
+                .join("_referrers")
+                .join(file_name(digest)),
+        }
+    }
+
+    pub(super) fn manifest_marks(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join("_manifests")
+    }
+
+    pub(super) fn manifest_mark(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.manifest_marks(repository).join(file_name(digest))
+    }
+
+    pub(super) fn work(&self) -> PathBuf {
+        self.root.join("staging").join("work")
+    }
+}
+
+/// Writes a digest as a file name: `sha256-<hex>`.
+pub(super) fn file_name(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// Reads a digest from its file name.
+pub(super) fn digest_of(file_name: &str) -> Option<Digest> {
+    file_name.replacen('-', ":", 1).parse().ok()
+}
