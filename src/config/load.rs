@@ -147,7 +147,7 @@ fn syntax(text: &str, origin: &Origin, mut error: toml::de::Error) -> ConfigErro
         .lines()
         .last()
         .and_then(|last| last.strip_prefix("in `")?.strip_suffix('`'))
-        .map(quote_host);
+        .map(|key| quote_host(key, error.message().starts_with("unknown field")));
     let problem = match &key {
         // The message would show what was written.
         Some(key) if key.ends_with(".password") => "must be a string in quotes".to_owned(),
@@ -162,12 +162,14 @@ fn syntax(text: &str, origin: &Origin, mut error: toml::de::Error) -> ConfigErro
 }
 
 /// Puts the host of `upstream.HOST.key` in quotes, as the file has it: it may have dots.
-fn quote_host(key: &str) -> String {
-    match key
-        .strip_prefix("upstream.")
-        .and_then(|rest| rest.rsplit_once('.'))
-    {
-        Some((host, last)) => format!("upstream.\"{host}\".{last}"),
-        None => key.to_owned(),
+///
+/// Of an unknown key toml names the table alone, `upstream.HOST`.
+fn quote_host(key: &str, is_table: bool) -> String {
+    let Some(rest) = key.strip_prefix("upstream.") else {
+        return key.to_owned();
+    };
+    match rest.rsplit_once('.') {
+        Some((host, last)) if !is_table => format!("upstream.\"{host}\".{last}"),
+        _ => format!("upstream.\"{rest}\""),
     }
 }

@@ -165,7 +165,11 @@ fn endpoint(key: &str, text: &str) -> Result<Url, Invalid> {
     let url = Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| invalid(text, "is no http:// or https:// URL"))?;
+        .ok_or_else(|| {
+            // What stands before an @ may be a password.
+            let shown = text.rsplit('@').next().unwrap_or_default();
+            invalid(shown, "is no http:// or https:// URL")
+        })?;
     if !url.username().is_empty() || url.password().is_some() {
         let host = url.host_str().unwrap_or_default();
         return Err(invalid(
