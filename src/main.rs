@@ -1,1 +1,13 @@
-fn main() {}
+//! The `wharf` binary: parses, runs, and prints what went wrong as one line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match wharf::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wharf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The command line: arguments and a call for each subcommand, no logic.
+//!
+//! A wrong argument ends the process with exit code 2, as clap does; every
+//! other failure comes back from [`run`] for `main` to print.
+
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// A pull-through OCI registry mirror that fetches every blob from upstream once.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mirror registries: serve the pull half of the OCI distribution API.
+    Serve(serve::ServeArguments),
+}
+
+/// Parses the process's arguments and environment, and runs the subcommand that they name.
+///
+/// # Errors
+/// Fails as the subcommand does. A wrong argument, `--help` and `--version` end the process here.
+pub fn run() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_serve_has_its_variable() {
+        let command = Arguments::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for argument in serve.get_arguments() {
+            let Some(long) = argument.get_long().filter(|long| *long != "help") else {
+                continue;
+            };
+            let variable = format!("WHARF_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(argument.get_env().and_then(|env| env.to_str()), Some(&*variable));
+        }
+    }
+
+    #[test]
+    fn offline_may_be_switched_off_by_flag() {
+        for (argument, expected) in [
+            ("--offline", true),
+            ("--offline=true", true),
+            ("--offline=no", false),
+        ] {
+            let parsed = Arguments::try_parse_from(["wharf", "serve", argument]).unwrap();
+            let Command::Serve(serve) = parsed.command;
+            assert_eq!(serve.overrides().offline, Some(expected), "{argument}");
+        }
+    }
+}

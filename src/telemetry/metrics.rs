@@ -1,0 +1,544 @@
+//! The one table of wharf's Prometheus metrics.
+//!
+//! A [`Metrics`] is made once and injected; a clone counts into the same table.
+//! Every label has a closed set of values: upstreams that are not configured
+//! share `other`, and no digest, repository or tag is ever a label.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::oci::RegistryHost;
+
+/// The media type of [`Metrics::render`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The `upstream` label of every host that is not configured.
+const OTHER_UPSTREAM: &str = "other";
+
+/// How a blob was answered.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum BlobResult {
+    /// From the store.
+    Hit,
+    /// From a fill that was under way.
+    Follow,
+    /// From a fill that this request started.
+    Fill,
+    /// From upstream, past a store that is full or fails.
+    Uncached,
+    /// Not at all.
+    Error,
+}
+
+impl EncodeLabelValue for BlobResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            BlobResult::Hit => "hit",
+            BlobResult::Follow => "follow",
+            BlobResult::Fill => "fill",
+            BlobResult::Uncached => "uncached",
+            BlobResult::Error => "error",
+        })
+    }
+}
+
+/// How a manifest was answered.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum ManifestResult {
+    /// From the store, without asking upstream.
+    Hit,
+    /// From the store, after upstream said that the tag has not changed.
+    Revalidated,
+    /// From upstream.
+    Fetched,
+    /// From the store, because upstream could not say whether the tag has changed.
+    Stale,
+    /// Neither the store nor upstream has it.
+    NotFound,
+    /// Not at all.
+    Error,
+}
+
+impl EncodeLabelValue for ManifestResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            ManifestResult::Hit => "hit",
+            ManifestResult::Revalidated => "revalidated",
+            ManifestResult::Fetched => "fetched",
+            ManifestResult::Stale => "stale",
+            ManifestResult::NotFound => "not_found",
+            ManifestResult::Error => "error",
+        })
+    }
+}
+
+/// What upstream was asked for.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum UpstreamKind {
+    /// A manifest's headers.
+    ManifestHead,
+    /// A manifest; what Docker Hub counts as a pull.
+    ManifestGet,
+    /// A blob's headers.
+    BlobHead,
+    /// A blob, or the rest of one.
+    BlobGet,
+    /// A token.
+    Token,
+    /// Tags, referrers, the API's root.
+    Other,
+}
+
+impl EncodeLabelValue for UpstreamKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            UpstreamKind::ManifestHead => "manifest_head",
+            UpstreamKind::ManifestGet => "manifest_get",
+            UpstreamKind::BlobHead => "blob_head",
+            UpstreamKind::BlobGet => "blob_get",
+            UpstreamKind::Token => "token",
+            UpstreamKind::Other => "other",
+        })
+    }
+}
+
+/// What came of a request to upstream.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum UpstreamOutcome {
+    /// 2xx, 3xx.
+    Ok,
+    /// 404.
+    NotFound,
+    /// 401, 403.
+    Denied,
+    /// 429.
+    Limited,
+    /// Any other 4xx or 5xx.
+    Failed,
+    /// No answer in time.
+    Timeout,
+    /// No connection, or one that broke.
+    Unreachable,
+}
+
+impl EncodeLabelValue for UpstreamOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            UpstreamOutcome::Ok => "ok",
+            UpstreamOutcome::NotFound => "not_found",
+            UpstreamOutcome::Denied => "denied",
+            UpstreamOutcome::Limited => "limited",
+            UpstreamOutcome::Failed => "failed",
+            UpstreamOutcome::Timeout => "timeout",
+            UpstreamOutcome::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum FillOutcome {
+    /// The blob is in the store.
+    Published,
+    /// Upstream did not give the blob, or gave wrong bytes.
+    Failed,
+    /// The store could not take the blob.
+    Uncached,
+    /// The mirror stopped before the end.
+    Abandoned,
+}
+
+impl EncodeLabelValue for FillOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            FillOutcome::Published => "published",
+            FillOutcome::Failed => "failed",
+            FillOutcome::Uncached => "uncached",
+            FillOutcome::Abandoned => "abandoned",
+        })
+    }
+}
+
+/// What kind of error a call of the store ended with.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// No space or quota left.
+    Full,
+    /// The device or the file system fails.
+    Io,
+    /// No answer in time.
+    Timeout,
+    /// Not permitted, or read-only.
+    Denied,
+    /// Anything else.
+    Other,
+}
+
+impl EncodeLabelValue for StoreErrorKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            StoreErrorKind::Full => "full",
+            StoreErrorKind::Io => "io",
+            StoreErrorKind::Timeout => "timeout",
+            StoreErrorKind::Denied => "denied",
+            StoreErrorKind::Other => "other",
+        })
+    }
+}
+
+impl StoreErrorKind {
+    /// Sorts an error of the file system.
+    pub fn of(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        // std has no stable kind for EIO.
+        if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) {
+            return Self::Io;
+        }
+        match error.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded => Self::Full,
+            Kind::StaleNetworkFileHandle | Kind::NotConnected | Kind::HostUnreachable => Self::Io,
+            Kind::TimedOut => Self::Timeout,
+            Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Denied,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Everything that wharf counts. A clone is the same table.
+#[derive(Clone)]
+pub struct Metrics(Arc<Table>);
+
+struct Table {
+    registry: Registry,
+    configured: BTreeSet<RegistryHost>,
+    http_requests: Family<HttpLabels, Counter>,
+    http_response_bytes: Counter,
+    blob_requests: Family<BlobLabels, Counter>,
+    manifest_requests: Family<ManifestLabels, Counter>,
+    upstream_requests: Family<UpstreamRequestLabels, Counter>,
+    upstream_bytes: Family<UpstreamLabels, Counter>,
+    rate_limit: Family<UpstreamLabels, Gauge>,
+    rate_remaining: Family<UpstreamLabels, Gauge>,
+    fills_running: Gauge,
+    fills: Family<FillLabels, Counter>,
+    fill_followers: Gauge,
+    uncached_streams: Gauge,
+    store_errors: Family<StoreErrorLabels, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HttpLabels {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct BlobLabels {
+    result: BlobResult,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ManifestLabels {
+    result: ManifestResult,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamLabels {
+    upstream: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UpstreamRequestLabels {
+    upstream: String,
+    kind: UpstreamKind,
+    outcome: UpstreamOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FillLabels {
+    outcome: FillOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StoreErrorLabels {
+    operation: &'static str,
+    kind: StoreErrorKind,
+}
+
+/// Counts one in a gauge for as long as it lives.
+#[must_use = "the gauge goes down again when this is dropped"]
+pub struct Running(Gauge);
+
+impl Running {
+    fn start(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Registers a metric that starts at nothing, and returns it.
+fn register<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+impl Metrics {
+    /// Makes the table; hosts that are not `configured` share one `upstream` label.
+    pub fn new(configured: impl IntoIterator<Item = RegistryHost>) -> Self {
+        let mut registry = Registry::with_prefix("wharf");
+        let r = &mut registry;
+        // Counters get their `_total` when they are rendered.
+        Self(Arc::new(Table {
+            configured: configured.into_iter().collect(),
+            http_requests: register(r, "http_requests", "Requests answered"),
+            http_response_bytes: register(r, "http_response_bytes", "Bytes of bodies sent to clients"),
+            blob_requests: register(r, "blob_requests", "Blob requests by how they were answered"),
+            manifest_requests: register(
+                r,
+                "manifest_requests",
+                "Manifest requests by how they were answered",
+            ),
+            upstream_requests: register(r, "upstream_requests", "Requests sent upstream"),
+            upstream_bytes: register(r, "upstream_bytes", "Bytes of bodies received from upstream"),
+            rate_limit: register(
+                r,
+                "upstream_rate_limit",
+                "Pulls that upstream allows in its window, as it last said",
+            ),
+            rate_remaining: register(
+                r,
+                "upstream_rate_remaining",
+                "Pulls left in upstream's window, as it last said",
+            ),
+            fills_running: register(r, "fills_running", "Fills under way"),
+            fills: register(r, "fills", "Fills ended"),
+            fill_followers: register(r, "fill_followers", "Clients that read from a fill under way"),
+            uncached_streams: register(
+                r,
+                "uncached_streams",
+                "Blobs being streamed from upstream past the store",
+            ),
+            store_errors: register(r, "store_errors", "Calls of the store that failed"),
+            registry,
+        }))
+    }
+
+    /// Renders all metrics as OpenMetrics text, of type [`CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.0.registry);
+        text
+    }
+
+    /// Counts a request answered; `route` is the route's fixed name, never the path.
+    pub fn http_request(&self, method: &http::Method, route: &'static str, status: http::StatusCode) {
+        let labels = HttpLabels {
+            method: method_label(method),
+            route,
+            status: status.as_u16(),
+        };
+        self.0.http_requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts bytes of bodies sent to clients.
+    pub fn response_bytes(&self, bytes: u64) {
+        self.0.http_response_bytes.inc_by(bytes);
+    }
+
+    /// Counts a blob request.
+    pub fn blob(&self, result: BlobResult) {
+        self.0.blob_requests.get_or_create(&BlobLabels { result }).inc();
+    }
+
+    /// Counts a manifest request.
+    pub fn manifest(&self, result: ManifestResult) {
+        let labels = ManifestLabels { result };
+        self.0.manifest_requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts a request sent upstream.
+    pub fn upstream_request(&self, host: &RegistryHost, kind: UpstreamKind, outcome: UpstreamOutcome) {
+        let UpstreamLabels { upstream } = self.upstream(host);
+        let labels = UpstreamRequestLabels {
+            upstream,
+            kind,
+            outcome,
+        };
+        self.0.upstream_requests.get_or_create(&labels).inc();
+    }
+
+    /// Returns the counter of bytes received from an upstream, to be kept while a body streams.
+    pub fn upstream_bytes(&self, host: &RegistryHost) -> Counter<u64, AtomicU64> {
+        self.0.upstream_bytes.get_or_create_owned(&self.upstream(host))
+    }
+
+    /// Notes an upstream's rate limit as its headers tell it; unknown upstreams' are not noted.
+    pub fn rate_limit(&self, host: &RegistryHost, limit: Option<u64>, remaining: Option<u64>) {
+        if !self.0.configured.contains(host) {
+            return;
+        }
+        let labels = self.upstream(host);
+        let set = |gauges: &Family<UpstreamLabels, Gauge>, value: Option<u64>| {
+            if let Some(value) = value {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                gauges.get_or_create(&labels).set(value);
+            }
+        };
+        set(&self.0.rate_limit, limit);
+        set(&self.0.rate_remaining, remaining);
+    }
+
+    /// Counts a fill as running until the guard is dropped.
+    pub fn fill_running(&self) -> Running {
+        Running::start(&self.0.fills_running)
+    }
+
+    /// Counts a fill that ended.
+    pub fn fill(&self, outcome: FillOutcome) {
+        self.0.fills.get_or_create(&FillLabels { outcome }).inc();
+    }
+
+    /// Counts a follower of a fill until the guard is dropped.
+    pub fn follower(&self) -> Running {
+        Running::start(&self.0.fill_followers)
+    }
+
+    /// Counts an uncached stream until the guard is dropped.
+    pub fn uncached_stream(&self) -> Running {
+        Running::start(&self.0.uncached_streams)
+    }
+
+    /// Counts a call of the store that failed; `operation` is its fixed name, never a path.
+    pub fn store_error(&self, operation: &'static str, kind: StoreErrorKind) {
+        let labels = StoreErrorLabels { operation, kind };
+        self.0.store_errors.get_or_create(&labels).inc();
+    }
+
+    fn upstream(&self, host: &RegistryHost) -> UpstreamLabels {
+        let known = self.0.configured.contains(host);
+        let upstream = if known { host.as_str() } else { OTHER_UPSTREAM };
+        UpstreamLabels {
+            upstream: upstream.to_owned(),
+        }
+    }
+}
+
+/// Clients may send any word as a method; only known ones become a label.
+fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> RegistryHost {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_counted_is_rendered_under_its_name() {
+        let metrics = Metrics::new([host("docker.io")]);
+        metrics.http_request(&http::Method::GET, "blob", http::StatusCode::OK);
+        metrics.response_bytes(7);
+        metrics.blob(BlobResult::Follow);
+        metrics.manifest(ManifestResult::NotFound);
+        metrics.upstream_request(&host("docker.io"), UpstreamKind::BlobGet, UpstreamOutcome::Ok);
+        metrics.upstream_request(
+            &host("evil.example"),
+            UpstreamKind::Token,
+            UpstreamOutcome::Denied,
+        );
+        metrics.upstream_bytes(&host("docker.io")).inc_by(9);
+        metrics.rate_limit(&host("docker.io"), Some(100), Some(20));
+        metrics.rate_limit(&host("evil.example"), Some(1), Some(1));
+        metrics.fill(FillOutcome::Published);
+        metrics.store_error("rename", StoreErrorKind::Full);
+        let rendered = metrics.render();
+        for line in [
+            "wharf_http_requests_total{method=\"GET\",route=\"blob\",status=\"200\"} 1",
+            "wharf_http_response_bytes_total 7",
+            "wharf_blob_requests_total{result=\"follow\"} 1",
+            "wharf_manifest_requests_total{result=\"not_found\"} 1",
+            "wharf_upstream_requests_total{upstream=\"docker.io\",kind=\"blob_get\",outcome=\"ok\"} 1",
+            "wharf_upstream_requests_total{upstream=\"other\",kind=\"token\",outcome=\"denied\"} 1",
+            "wharf_upstream_bytes_total{upstream=\"docker.io\"} 9",
+            "wharf_upstream_rate_limit{upstream=\"docker.io\"} 100",
+            "wharf_upstream_rate_remaining{upstream=\"docker.io\"} 20",
+            "wharf_fills_running 0",
+            "wharf_fills_total{outcome=\"published\"} 1",
+            "wharf_fill_followers 0",
+            "wharf_uncached_streams 0",
+            "wharf_store_errors_total{operation=\"rename\",kind=\"full\"} 1",
+        ] {
+            assert!(rendered.lines().any(|l| l == line), "no {line} in\n{rendered}");
+        }
+        assert!(!rendered.contains("evil.example"));
+        assert!(rendered.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_guard_counts_while_it_lives() {
+        let metrics = Metrics::new([]);
+        let running = metrics.fill_running();
+        assert!(metrics.render().contains("wharf_fills_running 1\n"));
+        drop(running);
+        assert!(metrics.render().contains("wharf_fills_running 0\n"));
+    }
+
+    #[test]
+    fn errors_of_the_file_system_have_a_kind() {
+        for (errno, expected) in [
+            (rustix::io::Errno::NOSPC, StoreErrorKind::Full),
+            (rustix::io::Errno::DQUOT, StoreErrorKind::Full),
+            (rustix::io::Errno::IO, StoreErrorKind::Io),
+            (rustix::io::Errno::STALE, StoreErrorKind::Io),
+            (rustix::io::Errno::TIMEDOUT, StoreErrorKind::Timeout),
+            (rustix::io::Errno::ROFS, StoreErrorKind::Denied),
+            (rustix::io::Errno::ACCESS, StoreErrorKind::Denied),
+            (rustix::io::Errno::MFILE, StoreErrorKind::Other),
+        ] {
+            let error = std::io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(StoreErrorKind::of(&error), expected, "{errno:?}");
+        }
+    }
+}
