@@ -2,7 +2,7 @@
 //!
 //! Pure: no file, no network, no clock. Everything that arrives from the
 //! network becomes one of these types before it may name anything on the store
-//! ([`crate::store`]) or upstream ([`crate::upstream`]).
+//! ([`crate::store`]) or upstream (`crate::upstream`).
 
 pub mod digest;
 pub mod error_code;

@@ -11,7 +11,7 @@
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
 //! unverified, and nothing that was published changes. Everything here blocks; callers go through
-//! [`crate::fs::Disk`]. Leaves to others: whom to ask for what is not there ([`crate::mirror`]).
+//! [`crate::fs::Disk`]. Leaves to others: whom to ask for what is not there (`crate::mirror`).
 
 mod blob;
 mod format;

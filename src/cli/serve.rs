@@ -24,7 +24,7 @@ pub(super) struct ServeArguments {
     /// Directory of the index, on a local disk [default: the store's path with .index added]
     #[arg(long, value_name = "DIR", env = "WHARF_INDEX")]
     index: Option<PathBuf>,
-    /// Endpoint of docker.io, the default upstream [default: https://registry-1.docker.io]
+    /// Endpoint of docker.io, the default upstream [default: registry-1.docker.io]
     #[arg(long, value_name = "URL", env = "WHARF_UPSTREAM")]
     upstream: Option<String>,
     /// How long a tag is served without asking upstream, such as 60s or 5m [default: 60s]
