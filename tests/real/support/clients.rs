@@ -1,0 +1,334 @@
+//! dockerd, podman, skopeo and containerd, configured by the files under `config/`.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::{Ended, Service, bound_command, run, run_ok, shell};
+
+/// Returns the control group of what this test's clients run; `tests/run` removes it too.
+fn control_group() -> String {
+    format!("wharf-tests-{}", std::process::id())
+}
+/// The mirror's address in the files under `config/`.
+const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
+
+/// Returns a file under `config/` for a mirror at `address`.
+fn client_file(path: &str, address: SocketAddr) -> String {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
+    let text = fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()));
+    assert!(
+        text.contains(DOCUMENTED_ADDRESS),
+        "{} does not name {DOCUMENTED_ADDRESS}",
+        full.display()
+    );
+    text.replace(DOCUMENTED_ADDRESS, &address.to_string())
+}
+
+/// Unmounts what a client left mounted, and removes its control groups.
+fn clean_up(directory: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let below = |line: &&str| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|path| Path::new(path).starts_with(directory))
+    };
+    let mounts: Vec<&str> = mounts
+        .lines()
+        .filter(below)
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    for path in mounts.iter().rev() {
+        let _ = Command::new("umount").args(["-l", path]).status();
+    }
+    let group = control_group();
+    let remove = format!("find /sys/fs/cgroup -depth -type d -path '*/{group}*' -exec rmdir {{}} ';'");
+    let _ = Command::new("/bin/sh")
+        .args(["-c", &format!("{remove} 2>/dev/null")])
+        .status();
+}
+
+/// A Docker daemon of its own.
+pub struct Docker {
+    // Dropped in this order: the daemon must have ended before its directory goes.
+    service: Service,
+    directory: TempDir,
+}
+
+impl Docker {
+    /// Starts dockerd with `config/daemon.json`.
+    pub fn start(mirror: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        let config = root.join("daemon.json");
+        fs::write(&config, client_file("daemon.json", mirror)).expect("write daemon.json");
+        let mut command = bound_command("dockerd");
+        command.arg("--data-root").arg(root.join("data"));
+        command.arg("--exec-root").arg(root.join("exec"));
+        command.arg("--pidfile").arg(root.join("pid"));
+        command.arg("--config-file").arg(config);
+        command.arg("--host").arg(host(root));
+        command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        command.arg("--cgroup-parent").arg(control_group());
+        let mut service = Service::start("dockerd", root, command);
+        service.wait_ready(Duration::from_secs(30), || {
+            let mut command = docker(root);
+            command.arg("version");
+            run(command).status.success().then_some(())
+        });
+        Self { service, directory }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = docker(self.directory.path());
+        command.args(arguments);
+        command
+    }
+
+    /// Pulls an image; returns the digest that docker tells.
+    pub fn pull(&self, image: &str) -> String {
+        let output = run_ok(self.command(&["pull", image]));
+        let digest = output.lines().find_map(|line| line.strip_prefix("Digest: "));
+        digest
+            .unwrap_or_else(|| panic!("no digest in {output}"))
+            .to_owned()
+    }
+
+    /// Pulls an image that may fail to come.
+    pub fn try_pull(&self, image: &str) -> Ended {
+        run(self.command(&["pull", image]))
+    }
+
+    /// Pulls in the background.
+    pub fn start_pull(&self, image: &str) -> Service {
+        Service::start("pull", self.directory.path(), self.command(&["pull", image]))
+    }
+
+    /// Runs a command in a container; returns what it prints.
+    pub fn run(&self, image: &str, arguments: &[&str]) -> String {
+        let mut command = self.command(&["run", "--rm", "--network", "none", "--pull", "never", image]);
+        command.args(arguments);
+        run_ok(command)
+    }
+
+    /// Removes an image, so that it can be pulled again.
+    pub fn remove(&self, image: &str) {
+        run_ok(self.command(&["rmi", "--force", image]));
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        self.service.stop();
+        clean_up(self.directory.path());
+    }
+}
+
+fn host(root: &Path) -> String {
+    format!("unix://{}", root.join("docker.sock").display())
+}
+
+fn docker(root: &Path) -> Command {
+    let mut command = bound_command("docker");
+    command
+        .arg("--config")
+        .arg(root.join("client"))
+        .arg("--host")
+        .arg(host(root));
+    command
+}
+
+/// Podman and skopeo with a `registries.conf` and a storage of their own.
+pub struct Podman {
+    directory: TempDir,
+    registries: PathBuf,
+}
+
+impl Podman {
+    /// Prepares `config/podman/registries.conf`.
+    pub fn new(mirror: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let registries = directory.path().join("registries.conf");
+        fs::write(&registries, client_file("podman/registries.conf", mirror)).expect("write registries.conf");
+        Self {
+            directory,
+            registries,
+        }
+    }
+
+    fn command(&self, program: &[&str]) -> Command {
+        let path = |name: &str| self.directory.path().join(name);
+        let mut command = bound_command(program[0]);
+        command.args(&program[1..]);
+        command
+            .env("CONTAINERS_REGISTRIES_CONF", &self.registries)
+            .env("HOME", self.directory.path());
+        command
+            .arg("--root")
+            .arg(path("root"))
+            .arg("--runroot")
+            .arg(path("runroot"));
+        command
+            .arg("--tmpdir")
+            .arg(path("tmp"))
+            .arg("--network-config-dir")
+            .arg(path("networks"));
+        command.args([
+            "--storage-driver",
+            "vfs",
+            "--cgroup-manager",
+            "cgroupfs",
+            "--events-backend",
+            "none",
+        ]);
+        command
+    }
+
+    /// Pulls an image.
+    pub fn pull(&self, image: &str) {
+        let mut command = self.command(&["podman"]);
+        command.args(["pull", "--quiet", image]);
+        run_ok(command);
+    }
+
+    /// Runs a command in a container; returns what it prints.
+    pub fn run(&self, image: &str, arguments: &[&str]) -> String {
+        // crun refuses a machine that has both versions of control groups: hide one from it.
+        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
+        let mut command = self.command(&["unshare", "--mount", "sh", "-c", script, "sh", "podman"]);
+        command.args([
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--cgroups",
+            "disabled",
+            "--pull",
+            "never",
+            image,
+        ]);
+        command.args(arguments);
+        run_ok(command)
+    }
+
+    /// Copies an image, or an index with everything in it, into a directory by skopeo.
+    pub fn skopeo_copy(&self, image: &str, all: bool) -> PathBuf {
+        let target = self.directory.path().join("copy");
+        let mut command = bound_command("skopeo");
+        command
+            .arg("--insecure-policy")
+            .arg("--registries-conf")
+            .arg(&self.registries);
+        command.args(["copy", "--quiet"]).args(all.then_some("--all"));
+        command
+            .arg(format!("docker://{image}"))
+            .arg(format!("dir:{}", target.display()));
+        run_ok(command);
+        target
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        clean_up(self.directory.path());
+    }
+}
+
+/// A containerd of its own.
+pub struct Containerd {
+    service: Service,
+    directory: TempDir,
+}
+
+impl Containerd {
+    /// Starts containerd, and prepares `config/containerd/`.
+    pub fn start(mirror: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        let hosts = root.join("hosts/docker.io");
+        fs::create_dir_all(&hosts).expect("make a directory");
+        let text = client_file("containerd/docker.io/hosts.toml", mirror);
+        fs::write(hosts.join("hosts.toml"), text).expect("write hosts.toml");
+        let path = |name: &str| root.join(name);
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {:?}\n",
+            path("root"),
+            path("state"),
+            path("containerd.sock"),
+            path("opt"),
+        );
+        fs::write(path("config.toml"), config).expect("write containerd's configuration");
+        let mut command = bound_command("containerd");
+        command.arg("--config").arg(path("config.toml"));
+        let mut service = Service::start("containerd", root, command);
+        service.wait_ready(Duration::from_secs(20), || {
+            let mut command = ctr(root);
+            command.arg("version");
+            run(command).status.success().then_some(())
+        });
+        Self { service, directory }
+    }
+
+    /// Pulls and unpacks an image by `ctr images pull --hosts-dir`.
+    pub fn pull(&self, image: &str, arguments: &[&str]) {
+        let mut command = ctr(self.directory.path());
+        command
+            .args(["images", "pull", "--hosts-dir"])
+            .arg(self.directory.path().join("hosts"));
+        command.args(arguments).arg(image);
+        run_ok(command);
+    }
+
+    /// The digests in containerd's content store.
+    pub fn content(&self) -> Vec<String> {
+        let mut command = ctr(self.directory.path());
+        command.args(["content", "ls", "--quiet"]);
+        run_ok(command).lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        self.service.stop();
+        clean_up(self.directory.path());
+    }
+}
+
+fn ctr(root: &Path) -> Command {
+    let mut command = bound_command("ctr");
+    command.arg("--address").arg(root.join("containerd.sock"));
+    command
+}
+
+/// A small tmpfs, for a store that fills up.
+pub struct Tmpfs {
+    directory: TempDir,
+}
+
+impl Tmpfs {
+    /// Mounts a tmpfs of that many bytes.
+    pub fn mount(bytes: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        shell(&format!(
+            "mount -t tmpfs -o size={bytes},mode=755 wharf {}",
+            directory.path().display()
+        ));
+        Self { directory }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        clean_up(self.directory.path());
+    }
+}
