@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod flight;
 pub mod fs;
 pub mod oci;
 pub mod server;
