@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod flight;
 pub mod fs;
+pub mod mirror;
 pub mod oci;
 pub mod server;
 pub mod store;
