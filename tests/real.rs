@@ -1,10 +1,5 @@
 //! Real parts against the real binary: Debian's `docker-registry` as upstream,
 //! filled with real images, and dockerd, podman, skopeo, ctr and curl as clients.
-//!
-//! Needs root and the Debian packages that `tests/run` installs. What is missing
-//! fails a test; nothing is skipped.
-
-mod support;
 
 mod api;
 mod cold_blob;

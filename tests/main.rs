@@ -1,0 +1,10 @@
+//! The tests of the binary: one test program, so that it is linked once.
+//!
+//! [`real`] drives real registries, daemons and clients, needs root and the Debian packages
+//! that `tests/run` installs. [`scripted`] needs neither: an upstream that misbehaves on
+//! demand. What is missing fails a test; nothing is skipped.
+
+mod support;
+
+mod real;
+mod scripted;

@@ -1,0 +1,1 @@
+//! The binary against an upstream that lies, stalls and breaks (`support::upstream`).
