@@ -39,6 +39,14 @@ struct Tags {
     tags: Option<Vec<String>>,
 }
 
+/// Writes which page is asked for; a function, since the serializer must not live across an await.
+fn page_query(n: Option<u32>, last: Option<&str>) -> Option<String> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(n.map(|n| ("n", n.to_string())));
+    query.extend_pairs(last.map(|last| ("last", last)));
+    Some(query.finish()).filter(|query| !query.is_empty())
+}
+
 impl Upstream {
     /// Fetches a page of tags: at most `n`, those after `last`.
     ///
@@ -51,10 +59,7 @@ impl Upstream {
         last: Option<&str>,
     ) -> Result<TagPage, UpstreamError> {
         let mut question = Question::get(UpstreamKind::Other, name, format!("/v2/{name}/tags/list"));
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(n.map(|n| ("n", n.to_string())));
-        query.extend_pairs(last.map(|last| ("last", last)));
-        question.query = Some(query.finish()).filter(|query| !query.is_empty());
+        question.query = page_query(n, last);
         let answer = self.ask_short(&question, MAX_TAGS_BYTES).await?;
         let tags: Tags = self.parse(&answer.url, &answer.bytes)?;
         let tags = tags.tags.unwrap_or_default();
