@@ -3,7 +3,33 @@
 //! Nothing here waits by the clock: a test holds the upstream at a
 //! [`Gate`](crate::support::gate::Gate), acts, and opens the gate.
 
+mod access;
+mod background;
+mod cold_blob;
+mod crash;
+mod credentials;
+mod endpoints;
+mod fill_errors;
+mod lists;
+mod manifests;
+mod missing;
+mod names;
+mod offline;
+mod property;
+mod ranges;
+mod redirects;
+mod referrers;
+mod resume;
+mod shutdown;
+mod sick_store;
+mod stale;
+mod tags;
+mod tls;
+mod tokens;
+mod two_mirrors;
+mod unsupported;
 mod upstream;
+mod wrong_bytes;
 
 use std::sync::Barrier;
 use std::time::Duration;

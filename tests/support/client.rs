@@ -1,6 +1,7 @@
 //! A client that does exactly what a test says: sends any lines, reads byte by
 //! byte, leaves midway, and tells a body that ends from one that is cut.
 
+use std::fmt;
 use std::io::{self, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -92,7 +93,7 @@ impl Request {
     /// Asks, and returns the whole answer; panics if it is cut.
     pub fn send(self) -> Answer {
         let shown = format!("{} {}", self.method, self.target);
-        self.try_send().unwrap_or_else(|cut| panic!("{shown}: {cut:?}"))
+        self.try_send().unwrap_or_else(|cut| panic!("{shown}: {cut}"))
     }
 
     /// Asks, and returns the whole answer.
@@ -103,7 +104,7 @@ impl Request {
     /// Asks, and returns once the head has arrived; panics if none comes.
     pub fn open(self) -> Response {
         let shown = format!("{} {}", self.method, self.target);
-        self.try_open().unwrap_or_else(|cut| panic!("{shown}: {cut:?}"))
+        self.try_open().unwrap_or_else(|cut| panic!("{shown}: {cut}"))
     }
 
     /// Asks, and returns once the head has arrived.
@@ -117,6 +118,21 @@ impl Request {
         write_head(connection.get_mut(), &first_line, &self.headers)?;
         let head = read_head(&mut connection)?.ok_or(io::ErrorKind::UnexpectedEof)?;
         Response::new(&self.method, head, connection)
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.answer {
+            None => write!(f, "no answer: {}", self.error),
+            Some(answer) => write!(
+                f,
+                "{} cut after {} bytes: {}",
+                answer.status,
+                answer.body.len(),
+                self.error
+            ),
+        }
     }
 }
 
@@ -190,7 +206,7 @@ impl Response {
     }
 
     /// Reads up to `limit` bytes; none at the body's end.
-    fn read_some(&mut self, limit: usize) -> io::Result<Vec<u8>> {
+    pub fn read_some(&mut self, limit: usize) -> io::Result<Vec<u8>> {
         let left = match &mut self.body {
             Framing::Ended | Framing::Length(0) => return Ok(Vec::new()),
             Framing::Length(left) => left,

@@ -28,17 +28,18 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until it is open.
+    /// Waits until it is open; a gate that nobody opens lets its visitors go at last.
     pub fn pass(&self) {
         let mut state = self.state();
         state.arrived += 1;
         self.0.1.notify_all();
-        self.wait_while(state, |state| !state.is_open, "a gate to be opened");
+        self.wait_while(state, |state| !state.is_open);
     }
 
     /// Waits until `count` have come to it, whether or not it was open.
     pub fn wait_for(&self, count: usize) {
-        self.wait_while(self.state(), |state| state.arrived < count, "arrivals at a gate");
+        let is_late = self.wait_while(self.state(), |state| state.arrived < count);
+        assert!(!is_late, "{} of {count} came to a gate", self.arrived());
     }
 
     /// How many have come to it.
@@ -46,10 +47,10 @@ impl Gate {
         self.state().arrived
     }
 
-    fn wait_while(&self, state: MutexGuard<'_, State>, mut waits: impl FnMut(&State) -> bool, what: &str) {
+    /// Returns whether it took too long.
+    fn wait_while(&self, state: MutexGuard<'_, State>, mut waits: impl FnMut(&State) -> bool) -> bool {
         let waited = self.0.1.wait_timeout_while(state, PATIENCE, |state| waits(state));
-        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-        assert!(!timeout.timed_out(), "waited for {what}: {state:?}");
+        waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

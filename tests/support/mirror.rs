@@ -147,6 +147,11 @@ impl Mirror {
         &self.store
     }
 
+    /// Its index.
+    pub fn index(&self) -> PathBuf {
+        self.directory.path().join("index")
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         self.service.stderr() + &self.service.stdout()

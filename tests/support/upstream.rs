@@ -24,7 +24,7 @@ pub use auth::Auth;
 pub use content::{Image, OCI_INDEX, OCI_MANIFEST, bytes, descriptor, image_manifest, index};
 pub use dead::{Dead, refusing_address};
 pub use record::Asked;
-pub use script::{Then, When, anything, blob, cdn, manifest, referrers, tags, then, token};
+pub use script::{Then, When, any_cdn, anything, blob, blobs, cdn, manifest, manifests, tags, then, token};
 
 use content::Content;
 use record::Record;

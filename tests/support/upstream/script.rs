@@ -33,30 +33,43 @@ pub fn manifest(reference: &str) -> When {
     When::about(Route::Manifest, reference)
 }
 
-/// Means requests for the list of what refers to a digest.
-pub fn referrers(digest: &str) -> When {
-    When::about(Route::Referrers, digest)
-}
-
 /// Means requests for a list of tags.
 pub fn tags() -> When {
     When::about(Route::Tags, "list")
 }
 
+/// Means requests for any blob, of the registry.
+pub fn blobs() -> When {
+    When::route(Route::Blob)
+}
+
+/// Means requests for any blob, of the CDN.
+pub fn any_cdn() -> When {
+    When::route(Route::Cdn)
+}
+
+/// Means requests for any manifest.
+pub fn manifests() -> When {
+    When::route(Route::Manifest)
+}
+
 /// Means requests for a token.
 pub fn token() -> When {
-    When {
-        route: Some(Route::Token),
-        ..When::default()
-    }
+    When::route(Route::Token)
 }
 
 impl When {
-    fn about(route: Route, reference: &str) -> Self {
+    fn route(route: Route) -> Self {
         Self {
             route: Some(route),
-            reference: Some(reference.to_owned()),
             ..Self::default()
+        }
+    }
+
+    fn about(route: Route, reference: &str) -> Self {
+        Self {
+            reference: Some(reference.to_owned()),
+            ..Self::route(route)
         }
     }
 
