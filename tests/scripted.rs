@@ -6,6 +6,7 @@
 mod access;
 mod background;
 mod cold_blob;
+mod command_line;
 mod crash;
 mod credentials;
 mod endpoints;
@@ -16,6 +17,7 @@ mod missing;
 mod names;
 mod offline;
 mod property;
+mod proxies;
 mod ranges;
 mod redirects;
 mod referrers;

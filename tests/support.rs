@@ -10,6 +10,7 @@ pub mod gate;
 pub mod images;
 pub mod mirror;
 pub mod process;
+pub mod proxy;
 pub mod registry;
 pub mod store;
 pub mod throttle;

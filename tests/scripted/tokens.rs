@@ -136,6 +136,36 @@ fn credentials_of_every_source_get_a_token_and_go_nowhere_else() {
 }
 
 #[test]
+fn a_credential_helper_of_dockers_configuration_is_asked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let helper = directory.path().join("docker-credential-scripted");
+    let script = r#"#!/bin/sh
+read host
+[ "$1" = get ] || exit 1
+printf '{"ServerURL": "%s", "Username": "alice", "Secret": "secret-of-alice"}\n' "$host"
+"#;
+    std::fs::write(&helper, script).expect("write a helper");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, mode).expect("make it a program");
+    let config = r#"{"credsStore": "scripted"}"#;
+    std::fs::write(directory.path().join("config.json"), config).expect("write a config.json");
+
+    let upstream = Upstream::start();
+    let image = upstream.add_image(APP, "v1", &[]);
+    upstream.demand(ALICE);
+    let path = std::env::var("PATH").expect("a PATH");
+    let directory = directory.path().to_str().expect("text");
+    let options = Options::new(upstream.address())
+        .upstream("docker.io", &[&upstream.url()])
+        .upstream_keys("docker_config = true")
+        .variable("DOCKER_CONFIG", directory)
+        .variable("PATH", &format!("{directory}:{path}"));
+    let mirror = Mirror::start(&options);
+    assert_serves_everything(&mirror, &image);
+    assert_eq!(users(&upstream).0, [Some(basic("alice", "secret-of-alice"))]);
+}
+
+#[test]
 fn a_docker_config_of_other_hosts_is_not_used() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("config.json");

@@ -31,6 +31,7 @@ pub struct Options {
     trust: Option<Arc<ClientConfig>>,
     /// The largest file that it may write.
     max_file_bytes: Option<u64>,
+    variables: Vec<(String, String)>,
 }
 
 impl Options {
@@ -45,6 +46,7 @@ impl Options {
             tables: String::new(),
             trust: None,
             max_file_bytes: None,
+            variables: Vec::new(),
         };
         options
             .upstream("docker.io", &[&url])
@@ -87,6 +89,12 @@ impl Options {
     /// Lets every file fail that grows beyond this, as on a full file system.
     pub fn max_file_bytes(mut self, bytes: u64) -> Self {
         self.max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -221,7 +229,8 @@ fn serve(options: &Options, directory: &Path, address: SocketAddr) -> Service {
     command
         .arg("serve")
         .arg("--config")
-        .arg(directory.join("wharf.toml"));
+        .arg(directory.join("wharf.toml"))
+        .envs(options.variables.iter().cloned());
     let mut service = Service::start("wharf", directory, command);
     wait_until_ready(&mut service, &ask(options, address, "/readyz"));
     service
