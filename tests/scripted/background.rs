@@ -83,15 +83,19 @@ fn background_fills_are_bounded_and_a_client_that_asks_does_not_wait_for_its_tur
     gate.wait_for(2);
     settle(&mirror);
     assert_eq!((gate.arrived(), upstream.most_blob_gets_at_once()), (2, 2));
-    // The last layer's turn is far away; whoever asks for it starts it now.
-    let last = image.layers.last().expect("a layer");
+    // Its turn is far away; whoever asks for it starts it now.
+    let is_waiting = |seed: &usize| upstream.blob_gets(&image.layers[*seed]) == 0;
+    let seed = (0..image.layers.len())
+        .rfind(is_waiting)
+        .expect("a layer that waits");
+    let waiting = &image.layers[seed];
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| mirror.ask(&blob_path(last)).send());
+        let client = scope.spawn(|| mirror.ask(&blob_path(waiting)).send());
         gate.wait_for(3);
-        assert_eq!(upstream.blob_gets(last), 1);
+        assert_eq!(upstream.blob_gets(waiting), 1);
         gate.open();
         assert!(
-            client.join().expect("a client").body == bytes(20_000, 6),
+            client.join().expect("a client").body == bytes(20_000, seed as u64),
             "other bytes"
         );
     });
@@ -102,6 +106,21 @@ fn background_fills_are_bounded_and_a_client_that_asks_does_not_wait_for_its_tur
         upstream.most_blob_gets_at_once()
     );
     assert_eq!(upstream.count(&blobs().get()), 8);
+}
+
+#[test]
+fn the_config_comes_first_and_the_layers_in_their_order() {
+    let upstream = Upstream::start();
+    let image = add_image(&upstream, 5);
+    let mirror = Mirror::start(&Options::new(upstream.address()).keys("background_fills = 1"));
+    mirror.ask(&manifest_path("v1")).send();
+    wait_for_all(&mirror, &image);
+    let asked: Vec<String> = upstream
+        .asked_for(&blobs())
+        .into_iter()
+        .map(|asked| asked.reference)
+        .collect();
+    assert_eq!(asked, [vec![image.config], image.layers].concat());
 }
 
 #[test]

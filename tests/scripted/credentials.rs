@@ -113,7 +113,6 @@ fn no_secret_is_in_the_logs_the_metrics_or_the_store() {
         blob_path(&image.layers[0]),
         blob_path(&image.layers[0]),
     ] {
-        let path = format!("{path}?token=secret-in-query");
         assert_eq!(
             mirror.ask(&path).basic("alice", "secret-of-alice").send().status,
             200,

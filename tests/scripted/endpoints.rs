@@ -27,7 +27,7 @@ fn dead_endpoints() -> Vec<(&'static str, String, Option<Dead>)> {
 
 const SHORT_TIMEOUTS: &str = "connect_timeout = \"300ms\"\nanswer_timeout = \"300ms\"";
 /// Longer than any client should wait for a dead host that is known to be dead.
-const LONG_TIMEOUTS: &str = "connect_timeout = \"1500ms\"\nanswer_timeout = \"1500ms\"";
+const LONG_TIMEOUTS: &str = "connect_timeout = \"1100ms\"\nanswer_timeout = \"1100ms\"";
 
 #[test]
 fn a_dead_endpoint_is_passed_over() {
@@ -100,18 +100,20 @@ fn an_upstream_that_is_back_is_asked_again() {
 }
 
 #[test]
-fn connections_to_an_upstream_are_bounded() {
+fn connections_are_bounded_and_blobs_leave_one_for_manifests() {
     let upstream = Upstream::start();
     let digests: Vec<String> = (0..12)
         .map(|seed| upstream.add_blob(APP, bytes(50_000, seed)))
         .collect();
+    upstream.add_image(APP, "v1", &[]);
     let gate = Gate::new();
     upstream.script(blobs().get(), then().hold(&gate));
-    let mirror = mirror_of(&[&upstream.url()], "max_connections = 3");
+    let mirror = mirror_of(&[&upstream.url()], "max_connections = 4");
     std::thread::scope(|scope| {
         let clients = scope.spawn(|| at_once(12, |client| mirror.ask(&blob_path(&digests[client])).send()));
         gate.wait_for(3);
         settle(&mirror);
+        assert_eq!(mirror.ask(&manifest_path("v1")).send().status, 200);
         assert_eq!(gate.arrived(), 3);
         gate.open();
         for (client, answer) in clients.join().expect("the clients").iter().enumerate() {
@@ -121,7 +123,7 @@ fn connections_to_an_upstream_are_bounded() {
             );
         }
     });
-    assert_eq!(upstream.most_connections_at_once(), 3);
+    assert_eq!(upstream.most_connections_at_once(), 4);
 }
 
 #[test]

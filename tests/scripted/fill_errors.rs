@@ -1,7 +1,7 @@
 //! Fills that fail for good: all who wait get the same error, and the next asker starts anew.
 
 use crate::support::gate::Gate;
-use crate::support::store::assert_nothing_staged;
+use crate::support::store::wait_until_nothing_is_staged;
 use crate::support::upstream::{blob, bytes, then};
 
 use super::{APP, ask_until, at_once, blob_path, start};
@@ -20,7 +20,7 @@ fn a_fill_that_fails_before_its_first_byte_gives_everyone_the_same_error() {
             assert_eq!(answer.error_code(), answers[0].error_code());
             assert_eq!(answer.header("retry-after").is_some(), expected == 503);
         }
-        assert_nothing_staged(mirror.store());
+        wait_until_nothing_is_staged(mirror.store());
     }
 }
 

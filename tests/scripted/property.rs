@@ -255,8 +255,8 @@ fn what_is_served_as_whole_is_upstreams_or_an_error() {
     let is_long = std::env::var_os("WHARF_LONG").is_some();
     let config = Config {
         cases: if is_long { LONG_CASES } else { CASES },
-        // A failing case takes seconds: a few attempts to make it smaller must do.
-        max_shrink_iters: 30,
+        // A failing case takes seconds: some attempts to make it smaller must do.
+        max_shrink_time: 40_000,
         failure_persistence: None,
         ..Config::default()
     };

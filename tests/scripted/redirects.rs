@@ -94,7 +94,7 @@ fn redirects_without_an_end_are_not_followed_for_ever() {
     let to_itself = format!("{}{}", upstream.url(), blob_path(&digest));
     upstream.script(blob(&digest), then().status(307).header("location", &to_itself));
     let answer = mirror.ask(&blob_path(&digest)).send();
-    assert_eq!(answer.status, 503);
+    assert!(matches!(answer.status, 502 | 503), "{}", answer.status);
     assert!(
         upstream.blob_gets(&digest) < 100,
         "{}",

@@ -4,7 +4,7 @@ use crate::support::client::Cut;
 use crate::support::curl::Answer;
 use crate::support::process::wait_until;
 use crate::support::sha256;
-use crate::support::store::{assert_nothing_staged, files_below};
+use crate::support::store::{files_below, wait_until_nothing_is_staged};
 use crate::support::upstream::{OCI_MANIFEST, Then, blob, bytes, image_manifest, manifest, then};
 
 use super::{APP, SOON, ask_until, at_once, blob_path, manifest_path, start};
@@ -50,7 +50,7 @@ fn wrong_bytes_are_cut_short_and_leave_nothing() {
             });
             assert_eq!(files_below(&mirror.store().join("blobs")).len(), 0, "{what}");
         }
-        assert_nothing_staged(mirror.store());
+        wait_until_nothing_is_staged(mirror.store());
         upstream.clear_script();
         let answer = ask_until(&mirror, &blob_path(&digest), what, |answer| answer.status == 200);
         assert!(answer.body == whole, "{what}: other bytes");
@@ -94,6 +94,23 @@ fn a_size_that_the_manifest_does_not_say_is_wrong() {
     assert_eq!(mirror.ask(&manifest_path(&digest)).send().status, 200);
     let outcome = mirror.ask(&blob_path(&layer)).try_send();
     assert_not_taken_for_whole(&outcome, &layer, "a size that differs");
+}
+
+#[test]
+fn a_length_that_only_a_head_told_decides_nothing() {
+    for by in [-1, 2] {
+        let (upstream, mirror) = start();
+        let whole = bytes(LENGTH, 5);
+        let digest = upstream.add_blob(APP, whole.clone());
+        upstream.script(blob(&digest).head(), then().length_off(by));
+        for _ in 0..2 {
+            assert_eq!(mirror.ask(&blob_path(&digest)).method("HEAD").send().status, 200);
+            assert!(
+                mirror.ask(&blob_path(&digest)).send().body == whole,
+                "other bytes, {by}"
+            );
+        }
+    }
 }
 
 #[test]
