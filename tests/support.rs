@@ -3,14 +3,20 @@
 //! Everything started here ends with the test, also when it panics, and lives in
 //! a temporary directory that goes away with it.
 
+pub mod client;
 pub mod clients;
 pub mod curl;
+pub mod gate;
 pub mod images;
 pub mod mirror;
 pub mod process;
+pub mod proxy;
 pub mod registry;
 pub mod store;
 pub mod throttle;
+pub mod tls;
+pub mod upstream;
+pub mod wire;
 
 use std::path::Path;
 

@@ -37,11 +37,18 @@ impl Answer {
             .map(|(_, value)| value.as_str())
     }
 
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{}: {e}: {:?}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
     /// The first error code of a body in the specification's form.
     pub fn error_code(&self) -> String {
-        let body: serde_json::Value = serde_json::from_slice(&self.body)
-            .unwrap_or_else(|e| panic!("{}: {e}: {:?}", self.status, String::from_utf8_lossy(&self.body)));
-        body["errors"][0]["code"].as_str().expect("a code").to_owned()
+        self.json()["errors"][0]["code"]
+            .as_str()
+            .expect("a code")
+            .to_owned()
     }
 }
 

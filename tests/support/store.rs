@@ -1,7 +1,9 @@
 //! What must hold of a store's files, looked at from outside.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::process::wait_until;
 use super::sha256_file;
 
 /// Returns every regular file below `root`.
@@ -42,6 +44,13 @@ pub fn staged_bytes(store: &Path) -> u64 {
         .iter()
         .map(|file| super::file_length(file))
         .sum()
+}
+
+/// Waits until a mirror that still runs has put away what it staged.
+pub fn wait_until_nothing_is_staged(store: &Path) {
+    wait_until("staging to be empty", Duration::from_secs(10), || {
+        (staged_bytes(store) == 0).then_some(())
+    });
 }
 
 /// Asserts that no work is left in staging.

@@ -1,0 +1,197 @@
+//! A store that is full or fails: clients are served past it, a few at a time, and nothing partial stays.
+
+use std::os::unix::fs::symlink;
+
+use crate::support::curl::Answer;
+use crate::support::gate::Gate;
+use crate::support::mirror::{Mirror, Options};
+use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
+use crate::support::upstream::{Upstream, blobs, bytes, then};
+
+use super::{APP, MIB, assert_unavailable, at_once, blob_path, manifest_path, settle};
+
+/// Too small for the blobs here, large enough for manifests, records and the index.
+const MAX_FILE: u64 = MIB as u64;
+
+fn full_mirror(upstream: &Upstream, keys: &str) -> Mirror {
+    Mirror::start(
+        &Options::new(upstream.address())
+            .keys(keys)
+            .max_file_bytes(MAX_FILE),
+    )
+}
+
+#[test]
+fn what_does_not_fit_is_served_all_the_same_and_not_kept() {
+    let upstream = Upstream::start();
+    let (large, small) = (bytes(3 * MIB, 1), bytes(1000, 2));
+    let image = upstream.add_image(APP, "v1", &[large.clone(), small.clone()]);
+    let mut mirror = full_mirror(&upstream, "");
+    assert_eq!(mirror.ask(&manifest_path("v1")).send().body, image.manifest);
+    for _ in 0..2 {
+        assert!(
+            mirror.ask(&blob_path(&image.layers[0])).send().body == large,
+            "other bytes"
+        );
+        assert!(
+            mirror.ask(&blob_path(&image.layers[1])).send().body == small,
+            "other bytes"
+        );
+    }
+    assert!(
+        mirror.metric("wharf_store_errors_total", "") >= 1.0,
+        "{}",
+        mirror.metrics()
+    );
+    assert!(
+        mirror.metric("wharf_fills_total", "uncached") >= 1.0,
+        "{}",
+        mirror.metrics()
+    );
+    assert!(!has_blob(mirror.store(), &image.layers[0]));
+    assert!(has_blob(mirror.store(), &image.layers[1]), "what fits is kept");
+    assert_blobs_are_whole(mirror.store());
+    wait_until_nothing_is_staged(mirror.store());
+    mirror.stop();
+    assert!(
+        mirror.log().contains("ERROR") || mirror.log().contains("WARN"),
+        "{}",
+        mirror.log()
+    );
+}
+
+#[test]
+fn a_range_of_what_does_not_fit_is_served_too() {
+    let upstream = Upstream::start();
+    let large = bytes(3 * MIB, 1);
+    let digest = upstream.add_blob(APP, large.clone());
+    let mirror = full_mirror(&upstream, "");
+    // The first one is surprised by the full store, the second one comes after it.
+    for range in ["2000000-2999999", "100-199"] {
+        let answer = mirror.ask(&blob_path(&digest)).range(range).send();
+        let (start, end) = range.split_once('-').expect("a range");
+        let part = start.parse().expect("a number")..=end.parse().expect("a number");
+        assert_eq!(
+            (answer.status, answer.body == large[part]),
+            (206, true),
+            "{range}"
+        );
+    }
+}
+
+#[test]
+fn a_hundred_clients_of_a_full_store_cause_a_bounded_number_of_gets_at_a_time() {
+    let upstream = Upstream::start();
+    let digests: Vec<String> = (0..20)
+        .map(|seed| upstream.add_blob(APP, bytes(2 * MIB, seed)))
+        .collect();
+    let mirror = full_mirror(&upstream, "uncached_streams = 3");
+    // The first one finds out that the store is full.
+    assert!(
+        mirror.ask(&blob_path(&digests[0])).send().body == bytes(2 * MIB, 0),
+        "other bytes"
+    );
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().hold(&gate));
+    let answers = std::thread::scope(|scope| {
+        let clients =
+            scope.spawn(|| at_once(100, |client| mirror.ask(&blob_path(&digests[client % 20])).send()));
+        gate.wait_for(3);
+        settle(&mirror);
+        gate.open();
+        clients.join().expect("the clients")
+    });
+    let mut served = Vec::new();
+    for (client, answer) in answers.into_iter().enumerate() {
+        if answer.status == 200 {
+            assert!(
+                answer.body == bytes(2 * MIB, client as u64 % 20),
+                "other bytes for {client}"
+            );
+            served.push(client % 20);
+        } else {
+            assert_unavailable(&answer);
+        }
+    }
+    served.sort_unstable();
+    served.dedup();
+    assert!(
+        served.len() >= 3,
+        "who asks for one blob shares its stream: {served:?}"
+    );
+    assert_eq!(upstream.most_blob_gets_at_once(), 3);
+    assert_eq!(mirror.metric("wharf_uncached_streams", ""), 0.0);
+    wait_until_nothing_is_staged(mirror.store());
+}
+
+/// Makes every look at a blob fail with ELOOP, which is not "it is not there".
+fn make_sick(mirror: &Mirror, digest: &str) {
+    let hex = digest.trim_start_matches("sha256:");
+    let directory = mirror.store().join("blobs/sha256");
+    std::fs::create_dir_all(&directory).expect("make a directory");
+    symlink(&hex[..2], directory.join(&hex[..2])).expect("link a directory to itself");
+}
+
+#[test]
+fn an_error_of_the_file_system_is_not_a_miss_and_streams_are_bounded_and_shared() {
+    let upstream = Upstream::start();
+    let digests: Vec<String> = (0..6)
+        .map(|seed| upstream.add_blob(APP, bytes(200_000, seed)))
+        .collect();
+    let mirror = Mirror::start(&Options::new(upstream.address()).keys("uncached_streams = 2"));
+    let mut sick: Vec<&str> = digests.iter().map(|digest| &digest[7..9]).collect();
+    sick.sort_unstable();
+    sick.dedup();
+    for digest in &digests {
+        if sick.contains(&&digest[7..9]) {
+            make_sick(&mirror, digest);
+            sick.retain(|prefix| *prefix != &digest[7..9]);
+        }
+    }
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().pause(50_000, &gate));
+    let readers: Vec<_> = [0, 1, 0, 1]
+        .map(|blob| (blob, mirror.ask(&blob_path(&digests[blob])).open()))
+        .into_iter()
+        .collect();
+    gate.wait_for(2);
+    for digest in &digests[2..] {
+        assert_unavailable(&mirror.ask(&blob_path(digest)).send());
+    }
+    assert_eq!(mirror.metric("wharf_uncached_streams", ""), 2.0);
+    gate.open();
+    for (blob, reader) in readers {
+        assert_eq!(reader.status, 200);
+        assert!(
+            reader.end().expect("a whole body").body == bytes(200_000, blob as u64),
+            "other bytes"
+        );
+    }
+    assert_eq!(upstream.most_blob_gets_at_once(), 2);
+    // Once a stream is free, the next one gets it.
+    let answer: Answer = mirror.ask(&blob_path(&digests[5])).send();
+    assert!(answer.body == bytes(200_000, 5), "other bytes");
+    assert!(mirror.metric("wharf_store_errors_total", "") >= 1.0);
+}
+
+#[test]
+fn a_store_that_is_well_again_keeps_what_comes() {
+    let upstream = Upstream::start();
+    let whole = bytes(200_000, 1);
+    let digest = upstream.add_blob(APP, whole.clone());
+    let mirror = Mirror::start(&Options::new(upstream.address()));
+    make_sick(&mirror, &digest);
+    assert!(
+        mirror.ask(&blob_path(&digest)).send().body == whole,
+        "other bytes"
+    );
+    std::fs::remove_file(mirror.store().join("blobs/sha256").join(&digest[7..9])).expect("remove a link");
+    assert!(
+        mirror.ask(&blob_path(&digest)).send().body == whole,
+        "other bytes"
+    );
+    let kept = crate::support::process::wait_until("the blob to be published", super::SOON, || {
+        has_blob(mirror.store(), &digest).then_some(true)
+    });
+    assert!(kept);
+}
