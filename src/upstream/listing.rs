@@ -63,9 +63,8 @@ impl Upstream {
         let answer = self.ask_short(&question, MAX_TAGS_BYTES).await?;
         let tags: Tags = self.parse(&answer.url, &answer.bytes)?;
         let tags = tags.tags.unwrap_or_default();
-        let is_full = n.is_some_and(|n| n > 0 && tags.len() >= n as usize);
         Ok(TagPage {
-            has_more: is_full || next_page(&answer.headers).is_some(),
+            has_more: next_page(&answer.headers).is_some(),
             bytes: answer.bytes,
             tags,
         })
