@@ -10,3 +10,4 @@ pub mod oci;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
