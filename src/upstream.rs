@@ -25,7 +25,7 @@ mod public;
 mod request;
 mod send;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod token;
 
 use std::collections::BTreeMap;

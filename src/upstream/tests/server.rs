@@ -11,10 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::{Upstream, Upstreams};
 use crate::config::{Config, Upstream as UpstreamConfig};
 use crate::oci::{Algorithm, Digest, Reference, RegistryHost, RepositoryName};
 use crate::telemetry::Metrics;
+use crate::upstream::{Upstream, Upstreams};
 
 /// A request that the server has read.
 #[derive(Clone, Debug)]
