@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::server::{Reply, Server, config, digest, name, tag, upstream, upstream_of, url_of};
+use super::server::{Nobody, Reply, Server, config, digest, name, tag, upstream, upstream_of};
 use crate::upstream::{ResumePoint, Upstream, UpstreamError, UpstreamErrorClass, Wait};
 
 /// More than a refusal takes, and less than any timeout of these tests.
@@ -24,8 +24,10 @@ async fn the_next_endpoint_is_asked_where_the_first_fails_or_does_not_answer() {
             .unwrap();
         assert_eq!(bad.seen().len(), 1);
     }
-    let nobody = url_of(Server::nobody().await);
-    get(&upstream_of(config([nobody, good.url()])).0).await.unwrap();
+    let nobody = Nobody::new();
+    get(&upstream_of(config([nobody.url(), good.url()])).0)
+        .await
+        .unwrap();
     assert_eq!(good.seen().len(), 5);
 }
 
@@ -48,8 +50,8 @@ async fn what_the_first_endpoint_says_is_final() {
 
 #[tokio::test]
 async fn a_dead_endpoint_is_refused_at_once_and_probed_after_its_pause() {
-    let address = Server::nobody().await;
-    let (upstream, metrics) = upstream_of(config([url_of(address)]));
+    let nobody = Nobody::new();
+    let (upstream, metrics) = upstream_of(config([nobody.url()]));
     let error = get(&upstream).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Unreachable { .. }), "{error}");
 
@@ -63,7 +65,7 @@ async fn a_dead_endpoint_is_refused_at_once_and_probed_after_its_pause() {
     let counted = r#"upstream="registry.test",kind="manifest_get",outcome="unreachable"} 1"#;
     assert!(metrics.render().contains(counted), "{}", metrics.render());
 
-    let _alive = Server::start_at(address, |_| Reply::ok("{}")).await;
+    let _alive = nobody.replaced_by(|_| Reply::ok("{}"));
     tokio::time::sleep(pause).await;
     get(&upstream).await.unwrap();
     get(&upstream).await.unwrap();
@@ -90,7 +92,8 @@ async fn an_endpoint_that_takes_too_long_is_left_alone_too() {
 
 #[tokio::test]
 async fn a_cdn_that_is_dead_is_refused_at_once_and_the_registry_is_not() {
-    let cdn = url_of(Server::nobody().await);
+    let nobody = Nobody::new();
+    let cdn = nobody.url();
     let registry = Server::start(move |seen| match seen.path().contains("/blobs/") {
         true => Reply::redirect(cdn.clone()),
         false => Reply::ok("{}"),
@@ -164,9 +167,9 @@ async fn a_connection_that_breaks_before_the_answer_is_tried_once_more() {
 
 #[tokio::test]
 async fn the_last_resort_s_error_is_told_and_not_the_pauses() {
-    let nobody = url_of(Server::nobody().await);
+    let nobody = Nobody::new();
     let failing = Server::start(|_| Reply::new(503).header("retry-after", "9")).await;
-    let upstream = upstream_of(config([nobody, failing.url()])).0;
+    let upstream = upstream_of(config([nobody.url(), failing.url()])).0;
     for _ in 0..2 {
         let error = get(&upstream).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Failed { .. }), "{error}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use url::Url;
 
@@ -116,17 +116,33 @@ pub(super) struct Server {
     accepting: JoinHandle<()>,
 }
 
+/// An address where nobody listens, and that nobody else can take meanwhile.
+pub(super) struct Nobody(TcpSocket);
+
+impl Nobody {
+    pub(super) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket)
+    }
+
+    pub(super) fn url(&self) -> Url {
+        url_of(self.0.local_addr().unwrap())
+    }
+
+    /// Starts a server at this address.
+    pub(super) fn replaced_by(self, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Server {
+        Server::listen(self.0.listen(64).unwrap(), answer)
+    }
+}
+
 impl Server {
     /// Answers every request with what `answer` makes of it.
     pub(super) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), answer).await
+        Nobody::new().replaced_by(answer)
     }
 
-    pub(super) async fn start_at(
-        address: SocketAddr,
-        answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+    fn listen(listener: TcpListener, answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let (answer, seen) = (Arc::new(answer), Arc::new(Mutex::new(Vec::new())));
         let log = Arc::clone(&seen);
@@ -141,12 +157,6 @@ impl Server {
             seen,
             accepting,
         }
-    }
-
-    /// Returns an address where nobody listens.
-    pub(super) async fn nobody() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
     }
 
     pub(super) fn address(&self) -> SocketAddr {

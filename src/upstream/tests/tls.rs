@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::WWW_AUTHENTICATE;
 use axum::routing::get;
 use axum_server::tls_rustls::RustlsConfig;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -13,10 +16,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
 
-use super::server::{config, host, name, tag, upstream_of};
-use crate::config::{Config, Upstream as UpstreamConfig};
+use super::server::{Reply, Server, config, digest, host, name, tag, upstream_of};
+use crate::config::{Config, Credentials, Secret, Upstream as UpstreamConfig};
 use crate::telemetry::Metrics;
-use crate::upstream::{UpstreamError, UpstreamErrorClass, Upstreams};
+use crate::upstream::{Nonsense, ResumePoint, UpstreamError, UpstreamErrorClass, Upstreams};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -34,7 +37,7 @@ fn issue(authority: &Authority, name: &str) -> (rcgen::Certificate, KeyPair) {
 }
 
 /// A registry at localhost that knows its clients by certificate.
-async fn registry(authority: &Authority) -> SocketAddr {
+async fn registry(authority: &Authority, routes: Router) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority.der().clone()).unwrap();
@@ -53,7 +56,6 @@ async fn registry(authority: &Authority) -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let routes = Router::new().route("/v2/{*rest}", get(async || "{}"));
     let tls = RustlsConfig::from_config(Arc::new(tls));
     let server = axum_server::from_tcp_rustls(listener, tls).unwrap();
     tokio::spawn(server.serve(routes.into_make_service()));
@@ -70,6 +72,17 @@ fn settings(address: SocketAddr) -> UpstreamConfig {
     config([format!("https://localhost:{}", address.port()).parse().unwrap()])
 }
 
+/// Settings with the files that `registry` wants.
+fn settings_with_files(address: SocketAddr, authority: &Authority, directory: &TempDir) -> UpstreamConfig {
+    let (certificate, key) = issue(authority, "wharf");
+    UpstreamConfig {
+        ca: Some(write(directory, "ca.pem", &authority.pem())),
+        client_certificate: Some(write(directory, "client.pem", &certificate.pem())),
+        client_key: Some(write(directory, "client.key", &key.serialize_pem())),
+        ..settings(address)
+    }
+}
+
 async fn ask(config: UpstreamConfig) -> Result<(), UpstreamError> {
     let got = upstream_of(config)
         .0
@@ -81,27 +94,59 @@ async fn ask(config: UpstreamConfig) -> Result<(), UpstreamError> {
 #[tokio::test]
 async fn a_registry_is_trusted_by_its_own_ca_and_trusts_wharf_by_its_certificate() {
     let (authority, directory) = (authority(), tempfile::tempdir().unwrap());
-    let address = registry(&authority).await;
-    let ca = write(&directory, "ca.pem", &authority.pem());
-    let (certificate, key) = issue(&authority, "wharf");
-    let certificate = write(&directory, "client.pem", &certificate.pem());
-    let key = write(&directory, "client.key", &key.serialize_pem());
-    ask(UpstreamConfig {
-        ca: Some(ca.clone()),
-        client_certificate: Some(certificate),
-        client_key: Some(key),
-        ..settings(address)
-    })
-    .await
-    .unwrap();
+    let routes = Router::new().route("/v2/{*rest}", get(async || "{}"));
+    let address = registry(&authority, routes).await;
+    let trusted = settings_with_files(address, &authority, &directory);
+    ask(trusted.clone()).await.unwrap();
     let without_certificate = UpstreamConfig {
-        ca: Some(ca),
-        ..settings(address)
+        client_certificate: None,
+        client_key: None,
+        ..trusted
     };
     for config in [settings(address), without_certificate] {
         let error = ask(config).await.unwrap_err();
         assert_eq!(error.class(), UpstreamErrorClass::Unavailable, "{error}");
     }
+}
+
+#[tokio::test]
+async fn questions_share_a_connection_by_http2_and_blobs_have_their_own() {
+    let (authority, directory) = (authority(), tempfile::tempdir().unwrap());
+    let version = async |request: Request| format!("{:?}", request.version());
+    let address = registry(&authority, Router::new().route("/v2/{*rest}", get(version))).await;
+    let (upstream, _) = upstream_of(settings_with_files(address, &authority, &directory));
+    let manifest = upstream.get_manifest(&name("acme/app"), &tag("v1")).await;
+    assert_eq!(manifest.unwrap().bytes, "HTTP/2.0");
+    let from = ResumePoint::default();
+    let blob = upstream.get_blob(&name("acme/app"), &digest(b""), from).await;
+    assert_eq!(blob.unwrap().next().await.unwrap().unwrap(), "HTTP/1.1");
+}
+
+#[tokio::test]
+async fn a_password_is_never_sent_to_a_token_server_without_tls() {
+    let (authority, directory) = (authority(), tempfile::tempdir().unwrap());
+    let tokens = Server::start(|_| Reply::ok(r#"{"token": "t"}"#)).await;
+    let challenge = format!("Bearer realm=\"{}token\"", tokens.url());
+    let unauthorized = async move || (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, challenge)]);
+    let routes = Router::new().route("/v2/{*rest}", get(unauthorized));
+    let address = registry(&authority, routes).await;
+    let config = UpstreamConfig {
+        credentials: Credentials::Basic {
+            username: "alice".to_owned(),
+            password: Secret::new("open sesame"),
+        },
+        ..settings_with_files(address, &authority, &directory)
+    };
+    let error = ask(config).await.unwrap_err();
+    let is_downgrade = matches!(
+        &error,
+        UpstreamError::Invalid {
+            nonsense: Nonsense::Downgrade,
+            ..
+        }
+    );
+    assert!(is_downgrade, "{error}");
+    assert!(tokens.seen().is_empty());
 }
 
 #[test]
