@@ -72,7 +72,10 @@ fn a_fill_goes_on_when_every_client_has_left() {
         (upstream.blob_gets(&digest), upstream.bytes_sent(&digest)),
         (1, whole.len())
     );
-    assert_eq!(mirror.metric("wharf_fills_total", "published"), 1.0);
+    // Counted when all is done, which is after the blob has its name.
+    wait_until("the fill to be counted", SOON, || {
+        (mirror.metric("wharf_fills_total", "published") == 1.0).then_some(())
+    });
 }
 
 #[test]
