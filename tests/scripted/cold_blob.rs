@@ -162,6 +162,16 @@ fn a_head_during_a_fill_needs_no_question() {
 }
 
 #[test]
+fn a_head_of_a_blob_whose_length_nobody_knows_tells_none() {
+    let (upstream, mirror) = start();
+    let digest = upstream.add_blob(APP, bytes(5000, 6));
+    upstream.script(blobs(), then().without_length());
+    let answer = mirror.ask(&blob_path(&digest)).method("HEAD").send();
+    // A client would take 0 for the blob's length.
+    assert_eq!((answer.status, answer.header("content-length")), (200, None));
+}
+
+#[test]
 fn an_empty_and_a_one_byte_blob_are_blobs() {
     let (upstream, mirror) = start();
     for whole in [Vec::new(), vec![7]] {
