@@ -9,6 +9,8 @@ mod error;
 mod load;
 mod raw;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::collections::BTreeMap;

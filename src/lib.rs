@@ -1,12 +1,19 @@
 //! wharf: a pull-through OCI registry mirror that writes to the cluster's
 //! distributed file system, fetching every blob from upstream exactly once.
+//!
+//! The modules in reading order: [`oci`] (the vocabulary), [`fs`], [`store`], [`index`],
+//! [`upstream`], [`flight`], [`mirror`] (the core, which joins them), [`http`] (its edge),
+//! [`server`] (which wires them all), [`config`], [`cli`], [`telemetry`].
 
 pub mod cli;
 pub mod config;
 pub mod flight;
 pub mod fs;
+pub mod http;
+pub mod index;
 pub mod mirror;
 pub mod oci;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;

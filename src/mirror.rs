@@ -1,5 +1,139 @@
 //! The pull-through core: the only module that knows store and upstream together.
 //!
-//! So far it holds how a stored blob is read for a client ([`body`]).
+//! | file | what it does |
+//! |---|---|
+//! | `blob` | opens a blob for a client: from the store, or from a fill |
+//! | `fill`, `window`, `tail` | one fetch of one blob, and how its readers follow it |
+//! | `body`, `buffers` | reads a stored blob for a client, within one budget of memory |
+//! | `manifest` | which manifest a tag or digest means, asked upstream as rarely as can be |
+//! | `background` | the fills that serving a manifest starts |
+//! | `listing` | tags, referrers, the catalog |
+//! | `membership` | which repository has which blob |
+//!
+//! Leaves to others: who may ask ([`crate::http`]), and how upstream is talked to ([`crate::upstream`]).
 
-pub mod body;
+mod background;
+mod blob;
+mod body;
+mod buffers;
+mod error;
+mod fill;
+mod listing;
+mod manifest;
+mod membership;
+mod negative;
+mod tail;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::GlobSet;
+
+use crate::config::Config;
+use crate::flight::{Flights, Questions};
+use crate::fs::{Disk, FsError};
+use crate::index::Index;
+use crate::oci::{Digest, RegistryHost, Repository};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::StoreErrorKind;
+use crate::upstream::{Upstream, Upstreams};
+
+pub use blob::{BlobStream, OpenBlob};
+pub use error::{MirrorError, MirrorErrorClass};
+pub use fill::FillError;
+pub use listing::{Page, Referrers, Tags};
+pub use manifest::{Freshness, ServedManifest};
+
+use background::Background;
+use buffers::Buffers;
+use fill::{Fill, StoreHealth, UncachedPermits};
+use manifest::ManifestMemory;
+use negative::Negatives;
+
+/// A mirror of registries over one store. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    disk: Disk,
+    index: Index,
+    upstreams: Upstreams,
+    metrics: Metrics,
+    offline: bool,
+    tag_ttl: Duration,
+    immutable_tags: GlobSet,
+    buffers: Buffers,
+    health: StoreHealth,
+    permits: UncachedPermits,
+    fills: Flights<Digest, Fill>,
+    blob_heads: Questions<(Repository, Digest), Result<Option<u64>, MirrorError>>,
+    manifests: ManifestMemory,
+    listings: listing::ListingQuestions,
+    negatives: Negatives,
+    background: Background,
+}
+
+impl Mirror {
+    /// Puts a mirror together.
+    pub fn new(config: &Config, store: Store, index: Index, upstreams: Upstreams, metrics: Metrics) -> Self {
+        // A 32-bit process could not use more.
+        let buffer_memory = usize::try_from(config.buffer_memory).unwrap_or(usize::MAX);
+        let inner = Inner {
+            store,
+            disk: Disk::new(config.store_timeout),
+            index,
+            upstreams,
+            metrics,
+            offline: config.offline,
+            tag_ttl: config.tag_ttl,
+            immutable_tags: config.immutable_tags.clone(),
+            buffers: Buffers::new(buffer_memory, config.store_timeout),
+            health: StoreHealth::default(),
+            permits: UncachedPermits::new(config.upstreams.keys(), config.uncached_streams),
+            fills: Flights::default(),
+            blob_heads: Questions::default(),
+            manifests: ManifestMemory::new(),
+            listings: listing::ListingQuestions::default(),
+            negatives: Negatives::new(config.negative_ttl),
+            background: Background::new(config.background_fills),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Tells whether the store answers.
+    ///
+    /// # Errors
+    /// Any errno, and that it hangs.
+    pub async fn check_store(&self) -> Result<(), FsError> {
+        let store = self.inner.store.clone();
+        let root = store.root().to_owned();
+        self.inner.disk.run("stat", &root, move || store.check()).await
+    }
+}
+
+impl Inner {
+    fn upstream(&self, host: &RegistryHost) -> Result<Upstream, MirrorError> {
+        if self.offline {
+            return Err(MirrorError::Offline);
+        }
+        Ok(self.upstreams.get(host)?)
+    }
+
+    /// Counts and logs a failed call of the store.
+    fn note_store_error(&self, error: &FsError) {
+        note_store_error(&self.metrics, error);
+    }
+}
+
+/// Counts and logs a failed call of the store.
+fn note_store_error(metrics: &Metrics, error: &FsError) {
+    metrics.store_error(error.operation(), StoreErrorKind::of(error.io_error()));
+    tracing::warn!(error = error.full_text(), "the store fails");
+}

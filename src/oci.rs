@@ -2,8 +2,9 @@
 //!
 //! Pure: no file, no network, no clock. Everything that arrives from the
 //! network becomes one of these types before it may name anything on the store
-//! ([`crate::store`]) or upstream (`crate::upstream`).
+//! ([`crate::store`]) or upstream ([`crate::upstream`]).
 
+pub mod accept;
 pub mod digest;
 pub mod error_code;
 pub mod manifest;
@@ -11,8 +12,10 @@ pub mod media_type;
 pub mod name;
 pub mod range;
 pub mod reference;
+pub mod referrers;
 pub mod verify;
 
+pub use accept::Accept;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error_code::ErrorCode;
 pub use manifest::Manifest;

@@ -1,19 +1,181 @@
-//! Wires the parts together: the only place that sees everything.
+//! Wires the parts together, binds, serves and drains: the only place that sees everything.
+
+mod reload;
+mod tls;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::AddExtension;
+use axum_server::accept::{Accept, DefaultAcceptor};
+use axum_server::service::SendService;
+use axum_server::tls_rustls::RustlsAcceptor;
+use axum_server::{Handle, Server};
+use hyper_util::rt::TokioTimer;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::http::{Access, App, router};
+use crate::index::Index;
+use crate::mirror::Mirror;
 use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstreams;
 
-/// Opens the store.
+/// How many connections may wait to be accepted: a cluster's nodes start their pulls together.
+const BACKLOG: u32 = 4096;
+
+/// How long a client may take for a request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the process waits at its end for calls that hang in the file system.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// What answers the requests of one connection.
+type Service = AddExtension<Router, ConnectInfo<SocketAddr>>;
+
+/// Serves until SIGTERM or SIGINT, then drains for at most `drain_timeout`.
 ///
 /// # Errors
-/// Fails if the store cannot be opened, and else always: the part that answers
-/// requests is still to come, and serving nothing silently would be worse.
+/// Fails, with the path, key or address and the remedy, if something that the configuration names
+/// cannot be used.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let store = Store::open(&config.store).context("cannot serve")?;
-    anyhow::bail!(
-        "the store {} is in order, but this version cannot serve it yet",
-        store.root().display()
-    )
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let served = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(LAST_CALLS);
+    served
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // A limit on file sizes makes a write fail, and must not end the process (setrlimit(2), RLIMIT_FSIZE).
+    let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+        .context("cannot listen for signals")?;
+    let signals = (
+        listen_for(SignalKind::terminate())?,
+        listen_for(SignalKind::interrupt())?,
+    );
+    let access = Arc::new(Access::open(&config)?);
+    let tls = config.tls.as_ref().map(tls::load).transpose()?;
+    let listener = bind(config.listen)?;
+    let store = Store::open(&config.store)?;
+    let index = Index::open(&config.index)?;
+    let metrics = Metrics::new(config.upstreams.keys().cloned());
+    let upstreams = Upstreams::new(&config, metrics.clone())?;
+    let app = App {
+        mirror: Mirror::new(&config, store, index, upstreams, metrics.clone()),
+        access: Arc::clone(&access),
+        metrics,
+        log_access: config.log.access,
+        is_draining: Arc::new(AtomicBool::new(false)),
+    };
+    if let Some(path) = config.htpasswd.clone() {
+        tokio::spawn(reload::when_changed(vec![path], move || Ok(access.reload()?)));
+    }
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!(
+        address = %listener.local_addr().unwrap_or(config.listen),
+        scheme,
+        store = %config.store.display(),
+        index = %config.index.display(),
+        offline = config.offline,
+        "serving"
+    );
+    let handle = Handle::new();
+    tokio::spawn(drain_at_signal(
+        signals,
+        handle.clone(),
+        Arc::clone(&app.is_draining),
+        config.drain_timeout,
+    ));
+    match (tls, &config.tls) {
+        (Some(tls), Some(files)) => {
+            let (current, files) = (tls.clone(), files.clone());
+            let paths = vec![files.certificate.clone(), files.key.clone()];
+            tokio::spawn(reload::when_changed(paths, move || tls::reload(&current, &files)));
+            accept(listener, RustlsAcceptor::new(tls), handle, app).await
+        }
+        _ => accept(listener, DefaultAcceptor::new(), handle, app).await,
+    }
+}
+
+fn listen_for(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot listen for signals")
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        // A mirror that is started again must not wait for connections that linger.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().with_context(|| {
+        format!("cannot listen on {address}; stop what listens there, or choose another address (--listen ADDR:PORT)")
+    })
+}
+
+async fn accept<A>(
+    listener: TcpListener,
+    acceptor: A,
+    handle: Handle<SocketAddr>,
+    app: App,
+) -> anyhow::Result<()>
+where
+    A: Accept<TcpStream, Service> + Clone + Send + Sync + 'static,
+    A::Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+    A::Service: SendService<Request<hyper::body::Incoming>> + Send,
+    A::Future: Send,
+{
+    let mut server = Server::<SocketAddr>::from_listener(listener)
+        .acceptor(acceptor)
+        .handle(handle)
+        .first_request_timeout(HEADERS_TIMEOUT);
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT);
+    server
+        .serve(router(app).into_make_service_with_connect_info::<SocketAddr>())
+        .await
+        .context("cannot accept connections")
+}
+
+/// Stops to accept at the first signal; the second one ends the process as if draining had taken too long.
+async fn drain_at_signal(
+    (mut terminate, mut interrupt): (Signal, Signal),
+    handle: Handle<SocketAddr>,
+    is_draining: Arc<AtomicBool>,
+    drain_timeout: Duration,
+) {
+    let mut signalled = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    signalled().await;
+    tracing::info!(
+        connections = handle.connection_count(),
+        ?drain_timeout,
+        "draining"
+    );
+    is_draining.store(true, Ordering::Release);
+    handle.graceful_shutdown(Some(drain_timeout));
+    signalled().await;
+    handle.shutdown();
 }

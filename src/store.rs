@@ -27,6 +27,7 @@ pub use blob::StoredBlob;
 pub use format::OpenStoreError;
 pub use record::{Record, Subject};
 
+use crate::fs::FsError;
 use layout::Layout;
 use owner::WorkDir;
 
@@ -59,6 +60,18 @@ impl Store {
     /// Returns the store's directory.
     pub fn root(&self) -> &Path {
         self.inner.layout.root()
+    }
+
+    /// Tells whether the store's directory is there and answers.
+    ///
+    /// # Errors
+    /// Any errno, ENOENT too.
+    pub fn check(&self) -> Result<(), FsError> {
+        let path = self.layout().format_file();
+        match crate::fs::stat(&path)? {
+            Some(_) => Ok(()),
+            None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
+        }
     }
 
     fn layout(&self) -> &Layout {

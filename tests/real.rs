@@ -9,4 +9,5 @@ mod crash;
 mod docker;
 mod dockerfile;
 mod full_store;
+mod images;
 mod podman;

@@ -45,6 +45,11 @@ impl FsError {
         self.operation
     }
 
+    /// Returns what the operating system said.
+    pub fn io_error(&self) -> &io::Error {
+        &self.source
+    }
+
     /// Returns the path that the operation was about.
     pub fn path(&self) -> &Path {
         &self.path

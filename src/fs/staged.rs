@@ -1,11 +1,17 @@
 //! A file under a private name that becomes public by one rename, or is removed.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use super::{FsError, make_dirs, sync_dir};
+
+/// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
+const MAX_SLICES: usize = 512;
 
 /// A file being written in staging; dropped unpublished, it is removed.
 #[derive(Debug)]
@@ -41,15 +47,47 @@ impl StagedFile {
         Arc::clone(&self.file)
     }
 
-    /// Appends `bytes`.
+    /// Asks for room for `bytes`, so that a full file system says so before the work begins.
+    ///
+    /// The file stays empty. A file system that cannot reserve says nothing, and a write will.
+    ///
+    /// # Errors
+    /// Any errno but those that mean "not supported" (fallocate(2)).
+    pub fn reserve(&self, bytes: u64) -> Result<(), FsError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(FsError::new("reserve", &self.path, errno.into())),
+        }
+    }
+
+    /// Appends pieces, in as few calls as they fit into.
     ///
     /// # Errors
     /// Any errno. Nothing of what failed counts as written.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        self.file
-            .write_all_at(bytes, self.written)
-            .map_err(|source| FsError::new("write", &self.path, source))?;
-        self.written += bytes.len() as u64;
+    pub fn write<B: AsRef<[u8]>>(&mut self, pieces: &[B]) -> Result<(), FsError> {
+        let error = |source| FsError::new("write", &self.path, source);
+        let mut at = self.written;
+        for group in pieces.chunks(MAX_SLICES) {
+            let mut slices: Vec<IoSlice<'_>> =
+                group.iter().map(|piece| IoSlice::new(piece.as_ref())).collect();
+            let mut rest = slices.as_mut_slice();
+            IoSlice::advance_slices(&mut rest, 0);
+            while !rest.is_empty() {
+                match rustix::io::pwritev(&self.file, rest, at) {
+                    Ok(0) => return Err(error(io::ErrorKind::WriteZero.into())),
+                    Ok(count) => {
+                        at += count as u64;
+                        IoSlice::advance_slices(&mut rest, count);
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(error(errno.into())),
+                }
+            }
+        }
+        self.written = at;
         Ok(())
     }
 

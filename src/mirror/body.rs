@@ -1,42 +1,31 @@
-//! Reads a blob's file for a client: ahead of it, but never holding a thread for it.
+//! Reads a blob's file for a client, but never holds a thread for it.
 //!
-//! A burst of a few buffers is read by one blocking call, which ends whether or
-//! not the client takes them; the next burst starts when half of them are
-//! taken. So a client that reads a byte a second costs memory and no thread.
-//! All streams share one budget of bytes: few streams read 256 KiB at a time,
-//! many read less.
+//! What the kernel has in its page cache is read at once, on the spot
+//! (`RWF_NOWAIT`, preadv2(2)): no thread is woken, and the bytes go to the socket
+//! while they are warm. Where the kernel would have to wait, or cannot tell, a burst of a
+//! few buffers is read by one blocking call, which ends whether or not the
+//! client takes them; the next burst starts when half of them are taken. So a
+//! client that reads a byte a second costs memory and no thread.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// How many buffers one stream reads ahead.
-const BURST: usize = 4;
-
-/// The largest buffer: beyond it reads get no faster.
-const MAX_BUFFER_BYTES: usize = 256 << 10;
-
-/// The smallest buffer: below it each read costs more than it brings.
-const MIN_BUFFER_BYTES: usize = 16 << 10;
-
-/// The bytes that all streams together may read ahead. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ReadBudget {
-    bytes: usize,
-    streams: Arc<AtomicUsize>,
-}
+use super::buffers::{BURST, Buffer, Buffers, StreamBuffers};
 
 /// A stream over a part of a file.
-pub struct FileStream {
+pub(super) struct FileStream {
     file: Arc<File>,
     rest: Range<u64>,
-    budget: ReadBudget,
+    buffers: StreamBuffers,
+    /// Whether the last bytes came from the page cache.
+    is_cached: bool,
     sender: mpsc::Sender<io::Result<Bytes>>,
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     /// Buffers that a burst was told to read and that were not taken yet.
@@ -44,31 +33,15 @@ pub struct FileStream {
     burst: Option<JoinHandle<()>>,
 }
 
-impl ReadBudget {
-    /// Makes a budget of `bytes` for all streams together.
-    pub fn new(bytes: usize) -> Self {
-        Self {
-            bytes,
-            streams: Arc::default(),
-        }
-    }
-
-    /// Returns how large a stream's buffers are at this moment, in bytes.
-    fn buffer_bytes(&self) -> usize {
-        let streams = self.streams.load(Ordering::Relaxed).max(1);
-        (self.bytes / (streams * BURST)).clamp(MIN_BUFFER_BYTES, MAX_BUFFER_BYTES)
-    }
-}
-
 impl FileStream {
     /// Starts to read the bytes of `range`.
-    pub fn new(file: Arc<File>, range: Range<u64>, budget: ReadBudget) -> Self {
-        budget.streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn new(file: Arc<File>, range: Range<u64>, buffers: &Buffers) -> Self {
         let (sender, receiver) = mpsc::channel(BURST);
         Self {
             file,
             rest: range,
-            budget,
+            buffers: buffers.stream(),
+            is_cached: true,
             sender,
             receiver,
             outstanding: 0,
@@ -79,8 +52,15 @@ impl FileStream {
     /// Returns the next bytes; `None` at the end of the range.
     ///
     /// # Errors
-    /// Any errno, and [`io::ErrorKind::UnexpectedEof`] if the file is shorter than the range.
-    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    /// Any errno, [`io::ErrorKind::UnexpectedEof`] if the file is shorter than the range, and
+    /// [`io::ErrorKind::TimedOut`] if the file system hangs.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.is_cached && self.outstanding == 0 && !self.rest.is_empty() {
+            if let Some(bytes) = self.read_cached()? {
+                return Ok(Some(bytes));
+            }
+            self.is_cached = false;
+        }
         let is_idle = self.burst.as_ref().is_none_or(JoinHandle::is_finished);
         let is_low = self.outstanding == 0 || (is_idle && self.outstanding <= BURST / 2);
         if is_low && !self.rest.is_empty() {
@@ -91,23 +71,47 @@ impl FileStream {
         }
         self.outstanding -= 1;
         let stopped = || io::Error::other("the reading thread stopped");
-        self.receiver.recv().await.ok_or_else(stopped)?.map(Some)
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let received = tokio::time::timeout(self.buffers.deadline(), self.receiver.recv());
+        received.await.map_err(late)?.ok_or_else(stopped)?.map(Some)
+    }
+
+    /// Reads what is in the page cache; `None` if the kernel would wait, or cannot tell.
+    fn read_cached(&mut self) -> io::Result<Option<Bytes>> {
+        let (mut buffer, length) = self.next_buffer();
+        let mut room = [IoSliceMut::new(buffer.room(length))];
+        match rustix::io::preadv2(&self.file, &mut room, self.rest.start, ReadWriteFlags::NOWAIT) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                buffer.advance(count);
+                self.rest.start += count as u64;
+                Ok(Some(buffer.into_bytes()))
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Returns a buffer for the next bytes, and how many of them there will be.
+    fn next_buffer(&self) -> (Buffer, usize) {
+        let rest = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX);
+        let length = rest.min(self.buffers.bytes());
+        (self.buffers.take(length), length)
     }
 
     fn start_burst(&mut self) {
-        let size = self.budget.buffer_bytes() as u64;
         let mut parts = Vec::with_capacity(BURST);
         while self.outstanding < BURST && !self.rest.is_empty() {
-            let end = self.rest.end.min(self.rest.start + size);
-            parts.push(self.rest.start..end);
-            self.rest.start = end;
+            let (buffer, length) = self.next_buffer();
+            parts.push((buffer, self.rest.start, length));
+            self.rest.start += length as u64;
             self.outstanding += 1;
         }
         let (file, sender) = (Arc::clone(&self.file), self.sender.clone());
         self.burst = Some(tokio::task::spawn_blocking(move || {
-            for part in parts {
+            for (buffer, position, length) in parts {
                 // The channel has room for all; it refuses only when the client has left.
-                if sender.try_send(read(&file, &part)).is_err() {
+                if sender.try_send(read(&file, buffer, position, length)).is_err() {
                     return;
                 }
             }
@@ -115,30 +119,24 @@ impl FileStream {
     }
 }
 
-impl Drop for FileStream {
-    fn drop(&mut self) {
-        self.budget.streams.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Reads a part of a file whole.
-fn read(file: &File, part: &Range<u64>) -> io::Result<Bytes> {
-    let length = usize::try_from(part.end - part.start).map_err(io::Error::other)?;
-    let mut buffer = Vec::with_capacity(length);
-    while buffer.len() < length {
-        let at = part.start + buffer.len() as u64;
-        if rustix::io::pread(file, rustix::buffer::spare_capacity(&mut buffer), at)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+/// Fills a buffer with the `length` bytes at `position`.
+fn read(file: &File, mut buffer: Buffer, position: u64, length: usize) -> io::Result<Bytes> {
+    while buffer.filled() < length {
+        let at = position + buffer.filled() as u64;
+        match rustix::io::pread(file, buffer.room(length), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => buffer.advance(count),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
-    // A vector may have got more room than was asked for.
-    buffer.truncate(length);
-    Ok(buffer.into())
+    Ok(buffer.into_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::time::Duration;
 
     use super::*;
 
@@ -156,10 +154,20 @@ mod tests {
         Arc::new(file)
     }
 
+    /// Both ways of reading, for which file system can tell what it has cached is not the test's choice.
+    fn streams(file: &Arc<File>, range: &Range<u64>, memory: usize) -> [FileStream; 2] {
+        [true, false].map(|is_cached| {
+            let buffers = Buffers::new(memory, Duration::from_secs(5));
+            let mut stream = FileStream::new(Arc::clone(file), range.clone(), &buffers);
+            stream.is_cached = is_cached;
+            stream
+        })
+    }
+
     #[tokio::test]
     async fn every_range_is_read_exactly() {
         let content: Vec<u8> = (0..700_001_u32).map(|n| (n % 251) as u8).collect();
-        let (file, budget) = (file_of(&content), ReadBudget::new(0));
+        let file = file_of(&content);
         for range in [
             0..0,
             0..1,
@@ -168,34 +176,18 @@ mod tests {
             65_536..131_072,
             700_000..700_001,
         ] {
-            let mut stream = FileStream::new(Arc::clone(&file), range.clone(), budget.clone());
-            let (start, end) = (range.start as usize, range.end as usize);
-            assert!(
-                collect(&mut stream).await.unwrap() == content[start..end],
-                "{range:?}"
-            );
+            let expected = &content[range.start as usize..range.end as usize];
+            for mut stream in streams(&file, &range, 0) {
+                assert!(collect(&mut stream).await.unwrap() == expected, "{range:?}");
+            }
         }
-        assert_eq!(budget.streams.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]
     async fn a_file_that_is_too_short_is_an_error_and_not_an_end() {
-        let mut stream = FileStream::new(file_of(b"short"), 0..6, ReadBudget::new(1 << 20));
-        assert_eq!(
-            collect(&mut stream).await.unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
-    }
-
-    #[tokio::test]
-    async fn many_streams_share_the_budget() {
-        let (file, budget) = (file_of(b"x"), ReadBudget::new(48 << 20));
-        assert_eq!(budget.buffer_bytes(), MAX_BUFFER_BYTES);
-        let streams: Vec<_> = (0..200)
-            .map(|_| FileStream::new(Arc::clone(&file), 0..1, budget.clone()))
-            .collect();
-        assert!(budget.buffer_bytes() * BURST * streams.len() <= 48 << 20);
-        drop(streams);
-        assert_eq!(budget.buffer_bytes(), MAX_BUFFER_BYTES);
+        for mut stream in streams(&file_of(b"short"), &(0..6), 1 << 20) {
+            let error = collect(&mut stream).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
     }
 }

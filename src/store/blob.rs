@@ -84,7 +84,7 @@ impl Store {
     /// Any errno; nothing is published then.
     pub fn put_blob(&self, bytes: &[u8], verified: &Verified) -> Result<(), FsError> {
         let mut staged = self.stage()?;
-        staged.write(bytes)?;
+        staged.write(&[bytes])?;
         self.publish_blob(staged, verified)
     }
 

@@ -35,6 +35,21 @@ pub struct Record {
     pub checked_at: SystemTime,
 }
 
+impl Record {
+    /// Makes a record of what upstream has said at this moment.
+    pub fn now(digest: Digest) -> Self {
+        Self {
+            digest,
+            checked_at: SystemTime::now(),
+        }
+    }
+
+    /// Returns how long ago upstream said so; nothing if that clock is ahead of this one.
+    pub fn age(&self) -> Duration {
+        self.checked_at.elapsed().unwrap_or_default()
+    }
+}
+
 struct Name {
     sequence: u64,
     record: Record,
@@ -77,13 +92,9 @@ impl Store {
                 .filter_map(|name| Name::parse(name))
                 .map(|name| name.sequence)
                 .max();
-            let record = Record {
-                digest: digest.clone(),
-                checked_at: SystemTime::now(),
-            };
             let name = Name {
                 sequence: newest.map_or(0, |sequence| sequence + 1),
-                record,
+                record: Record::now(digest.clone()),
             };
             match fs::create_new(&dir.join(name.text()), b"") {
                 Err(error) if error.kind() == FsErrorKind::Exists && race < MAX_SEQUENCE_RACES => continue,

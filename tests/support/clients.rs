@@ -179,7 +179,7 @@ impl Podman {
             .arg(path("networks"));
         command.args([
             "--storage-driver",
-            "vfs",
+            "overlay",
             "--cgroup-manager",
             "cgroupfs",
             "--events-backend",
@@ -200,17 +200,10 @@ impl Podman {
         // crun refuses a machine that has both versions of control groups: hide one from it.
         let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
         let mut command = self.command(&["unshare", "--mount", "sh", "-c", script, "sh", "podman"]);
-        command.args([
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--cgroups",
-            "disabled",
-            "--pull",
-            "never",
-            image,
-        ]);
+        command.args(["run", "--rm", "--network", "none", "--cgroups", "disabled"]);
+        // podman would raise these, which needs CAP_SYS_RESOURCE; lowering them needs nothing.
+        command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+        command.args(["--pull", "never", image]);
         command.args(arguments);
         run_ok(command)
     }
@@ -249,10 +242,12 @@ impl Containerd {
     pub fn start(mirror: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let root = directory.path();
-        let hosts = root.join("hosts/docker.io");
-        fs::create_dir_all(&hosts).expect("make a directory");
-        let text = client_file("containerd/docker.io/hosts.toml", mirror);
-        fs::write(hosts.join("hosts.toml"), text).expect("write hosts.toml");
+        for host in ["docker.io", "_default"] {
+            let hosts = root.join("hosts").join(host);
+            fs::create_dir_all(&hosts).expect("make a directory");
+            let text = client_file(&format!("containerd/{host}/hosts.toml"), mirror);
+            fs::write(hosts.join("hosts.toml"), text).expect("write hosts.toml");
+        }
         let path = |name: &str| root.join(name);
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
@@ -274,13 +269,20 @@ impl Containerd {
         Self { service, directory }
     }
 
-    /// Pulls and unpacks an image by `ctr images pull --hosts-dir`.
-    pub fn pull(&self, image: &str, arguments: &[&str]) {
+    /// Pulls an image for this platform, and unpacks it.
+    pub fn pull(&self, image: &str) {
+        self.ctr_fetch(&["images", "pull"], &[image]);
+    }
+
+    /// Fetches an index with all that is in it, and unpacks nothing: attestations have no layers.
+    pub fn fetch_all(&self, image: &str) {
+        self.ctr_fetch(&["content", "fetch"], &["--all-platforms", image]);
+    }
+
+    fn ctr_fetch(&self, subcommand: &[&str], arguments: &[&str]) {
         let mut command = ctr(self.directory.path());
-        command
-            .args(["images", "pull", "--hosts-dir"])
-            .arg(self.directory.path().join("hosts"));
-        command.args(arguments).arg(image);
+        command.args(subcommand).arg("--hosts-dir");
+        command.arg(self.directory.path().join("hosts")).args(arguments);
         run_ok(command);
     }
 

@@ -25,8 +25,10 @@ const VERSION: &str = "registry-v1";
 /// How many layers `library/layers` has on top of busybox's.
 pub const EXTRA_LAYERS: u8 = 7;
 
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The type of an image manifest of OCI.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The type of an index of OCI.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const IN_TOTO: &str = "application/vnd.in-toto+json";
 
@@ -39,11 +41,21 @@ pub fn registry_root() -> PathBuf {
     let lock = File::create(cache.join("lock")).expect("make the cache's lock");
     lock.lock().expect("lock the cache");
     if !root.exists() {
+        remove_leftovers(&cache);
         let making = tempfile::tempdir_in(&cache).expect("a directory in the cache");
         fill(&cache, making.path());
         fs::rename(making.path().join("registry"), &root).expect("publish the registry");
     }
     root
+}
+
+/// Removes what a maker that was killed left; whoever holds the lock is the only maker.
+fn remove_leftovers(cache: &Path) {
+    for entry in fs::read_dir(cache).expect("read the cache").flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".tmp") {
+            fs::remove_dir_all(entry.path()).expect("remove a leftover");
+        }
+    }
 }
 
 fn cache() -> PathBuf {
@@ -364,25 +376,4 @@ fn put_manifest(
         String::from_utf8_lossy(&answer.body)
     );
     json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
-}
-
-/// The images are what the other tests take them for; making them needs the network, the other tests do not.
-#[test]
-fn the_registry_holds_real_images_of_every_kind() {
-    let registry = Registry::filled();
-    let media_type = |name: &str, tag: &str| {
-        let (bytes, _) = registry.manifest(name, tag);
-        let manifest: Value = serde_json::from_slice(&bytes).expect("a manifest");
-        manifest["mediaType"].as_str().expect("a media type").to_owned()
-    };
-    let schema2 = "application/vnd.docker.distribution.manifest.v2+json";
-    assert_eq!(media_type("library/busybox", "latest"), OCI_MANIFEST);
-    assert_eq!(media_type("library/busybox-schema2", "latest"), schema2);
-    assert_eq!(media_type("library/debian", "bookworm"), schema2);
-    assert_eq!(media_type("library/debian-zstd", "bookworm"), OCI_MANIFEST);
-    assert_eq!(media_type("library/multi", "latest"), OCI_INDEX);
-    assert_eq!(
-        registry.layers("library/layers", "latest").len(),
-        usize::from(EXTRA_LAYERS) + 1
-    );
 }

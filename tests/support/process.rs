@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a service has to end by itself before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a command that should end by itself may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a command that should end by itself may take; debootstrap over a slow network is the longest.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(200);
 
 /// Polls until `condition` gives a value; panics with `what` after `timeout`.
 pub fn wait_until<T>(what: &str, timeout: Duration, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -1,0 +1,101 @@
+//! The fills that serving a manifest starts, a bounded number at a time.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+
+use super::Inner;
+use super::fill::{Fill, Stage};
+use crate::flight::Seat;
+use crate::oci::manifest::Descriptor;
+use crate::oci::{Digest, Manifest, Repository};
+
+/// How many manifests' fills are remembered as started or done.
+const MAX_REMEMBERED: usize = 4096;
+
+/// How many blobs may wait for their turn; beyond it, the clients' own requests start the fills.
+const MAX_WAITING: usize = 4096;
+
+/// The fills that no client has asked for yet.
+pub(super) struct Background {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    /// Manifests whose blobs are in the store or on their way, so that the next thousand nodes cost nothing.
+    started: Cache<(Repository, Digest), ()>,
+}
+
+impl Background {
+    /// Lets `at_a_time` fills run.
+    pub(super) fn new(at_a_time: usize) -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(at_a_time.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
+            started: Cache::new(MAX_REMEMBERED),
+        }
+    }
+}
+
+impl Inner {
+    /// Starts the fills of an image's config and layers, unless that was done before.
+    pub(super) fn fill_in_background(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        manifest: &Manifest,
+    ) {
+        let key = (repository.clone(), digest.clone());
+        if self.offline || manifest.blobs().next().is_none() || self.background.started.get(&key).is_some() {
+            return;
+        }
+        self.background.started.insert(key.clone(), ());
+        for blob in manifest.blobs() {
+            let Ok(place) = Arc::clone(&self.background.places).try_acquire_owned() else {
+                self.background.started.remove(&key);
+                return;
+            };
+            let (inner, key, blob) = (Arc::clone(self), key.clone(), blob.clone());
+            tokio::spawn(async move {
+                let turn = inner.background.turns.acquire().await;
+                if turn.is_err() || !inner.has_or_fills(&key.0, &blob).await {
+                    // The next client that asks for the manifest starts it again.
+                    inner.background.started.remove(&key);
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Brings a blob into the store if it is not there; tells whether it is there or somebody brings it.
+    async fn has_or_fills(self: &Arc<Self>, repository: &Repository, blob: &Descriptor) -> bool {
+        let (store, digest) = (self.store.clone(), blob.digest.clone());
+        let path = store.blob_path(&digest);
+        match self
+            .disk
+            .run("stat", &path, move || store.stat_blob(&digest))
+            .await
+        {
+            Ok(Some(_)) => return true,
+            Ok(None) => {}
+            // Without a reader nothing is streamed past the store.
+            Err(error) => {
+                self.note_store_error(&error);
+                return false;
+            }
+        }
+        let Ok(upstream) = self.upstream(&repository.host) else {
+            return false;
+        };
+        let make = || Fill::new(repository.clone(), blob.digest.clone());
+        match self.fills.join(blob.digest.clone(), make) {
+            Seat::Follower(_) => true,
+            Seat::Leader(leader) => {
+                let fill = Arc::clone(leader.flight());
+                self.fill_task(upstream, Arc::clone(&fill), Some(leader), Some(blob.size_bytes))
+                    .run()
+                    .await;
+                matches!(fill.progress().borrow().stage, Stage::Verified)
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Opens a blob for a client: from the store, or from the one fill that brings it.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::body::FileStream;
+use super::buffers::Buffers;
+use super::fill::{Fill, FillError, FillTask, Stage};
+use super::negative::Asked;
+use super::tail::Tail;
+use super::{Inner, Mirror, MirrorError};
+use crate::flight::{Leader, Seat};
+use crate::fs::FsError;
+use crate::index::Member;
+use crate::oci::{ByteRange, Digest, RangeOutcome, Repository};
+use crate::telemetry::metrics::BlobResult;
+use crate::upstream::Upstream;
+
+/// How long a client waits for upstream's answer before it gets its headers on the manifest's word.
+///
+/// containerd waits 30 s for headers; an error that comes before them can still be told.
+const HEADERS_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a client joins anew because the fill that it followed failed for somebody else's reason.
+const MAX_JOINS: usize = 4;
+
+/// A blob that a client may read.
+pub struct OpenBlob {
+    /// The blob's size; not known if neither a manifest nor upstream tells it.
+    pub size_bytes: Option<u64>,
+    source: Source,
+}
+
+enum Source {
+    Stored(Arc<File>, Buffers),
+    Filling(Tail),
+}
+
+/// The bytes of a blob, or of a part of it.
+pub struct BlobStream(Origin);
+
+enum Origin {
+    Stored(FileStream),
+    Filling(Box<Tail>),
+}
+
+/// What the store says of a blob.
+enum Lookup {
+    Stored(Arc<File>, u64),
+    Missing,
+    /// The store fails, or what it has is damaged.
+    Failing,
+}
+
+impl Mirror {
+    /// Opens a blob as a client of `repository` asks for it, to be read from where `range` begins.
+    ///
+    /// A blob that is not there is filled, once for all who ask.
+    ///
+    /// # Errors
+    /// What upstream answers, and [`FillError::Busy`] if the store fails and too many blobs are
+    /// streamed past it already. Cancelling it ends no fill.
+    pub async fn open_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<OpenBlob, MirrorError> {
+        let opened = self.inner.open_blob(repository, digest, range).await;
+        let result = match &opened {
+            Ok((_, result)) => *result,
+            Err(_) => BlobResult::Error,
+        };
+        self.inner.metrics.blob(result);
+        opened.map(|(blob, _)| blob)
+    }
+
+    /// Returns the size of a blob as far as it is known, without starting a fill.
+    ///
+    /// # Errors
+    /// What upstream answers, which is asked if the store does not have the blob.
+    pub async fn stat_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, MirrorError> {
+        let inner = &self.inner;
+        if let Some(member) = inner.member(repository, digest).await {
+            if let Lookup::Stored(_, size) = inner.look_up(digest, Some(member)).await {
+                return Ok(Some(size));
+            }
+            let under_way = inner.fills.get(digest).and_then(|fill| fill.size_bytes());
+            if under_way.is_some() {
+                return Ok(under_way);
+            }
+        }
+        inner.ask_for_blob(repository, digest).await
+    }
+}
+
+impl OpenBlob {
+    /// Reads the bytes from `start` up to `end`, or to the blob's end.
+    pub fn read(self, start: u64, end: Option<u64>) -> BlobStream {
+        match self.source {
+            Source::Stored(file, buffers) => {
+                let end = end.or(self.size_bytes).unwrap_or(start);
+                BlobStream(Origin::Stored(FileStream::new(file, start..end, &buffers)))
+            }
+            Source::Filling(mut tail) => {
+                tail.set_range(start, end);
+                BlobStream(Origin::Filling(Box::new(tail)))
+            }
+        }
+    }
+}
+
+impl BlobStream {
+    /// Returns the next bytes; `None` at the end of what was asked for.
+    ///
+    /// # Errors
+    /// What the store or the fill failed with: the client's connection must be cut then.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        match &mut self.0 {
+            Origin::Stored(stream) => stream.next().await,
+            Origin::Filling(tail) => tail.next().await,
+        }
+    }
+}
+
+impl Inner {
+    async fn open_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<(OpenBlob, BlobResult), MirrorError> {
+        let asked = Asked::Blob(repository.clone(), digest.clone());
+        let mut last = MirrorError::Fill(FillError::Abandoned);
+        for _ in 0..MAX_JOINS {
+            let member = self.member(repository, digest).await;
+            if let Lookup::Stored(file, size) = self.look_up(digest, member).await {
+                if member.is_none() {
+                    self.ask_for_blob(repository, digest).await?;
+                }
+                let blob = OpenBlob {
+                    size_bytes: Some(size),
+                    source: Source::Stored(file, self.buffers.clone()),
+                };
+                return Ok((blob, BlobResult::Hit));
+            }
+            if let Some(error) = self.negatives.get(&asked) {
+                return Err(error);
+            }
+            let is_others = |fill: &Fill| fill.repository != *repository;
+            if member.is_none() && self.fills.get(digest).is_some_and(|fill| is_others(&fill)) {
+                self.ask_for_blob(repository, digest).await?;
+            }
+            let upstream = self.upstream(&repository.host)?;
+            let expected = member.and_then(|member| member.size_bytes);
+            let (tail, result) = self.join_fill(upstream, repository, digest, expected);
+            let is_others = is_others(tail.fill());
+            match self.await_answer(tail, expected, range).await {
+                Ok(blob) => return Ok((blob, result)),
+                Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
+                // The leader asked as a client of another repository: this one may fare better.
+                Err(error) if is_others => last = error.into(),
+                Err(error) => {
+                    let error = error.into();
+                    self.negatives.note(asked, &error);
+                    return Err(error);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Waits until the fill has something to tell, and opens the blob on it.
+    async fn await_answer(
+        self: &Arc<Self>,
+        mut tail: Tail,
+        expected: Option<u64>,
+        range: Option<ByteRange>,
+    ) -> Result<OpenBlob, FillError> {
+        let answered = match expected.or(tail.fill().size_bytes()) {
+            Some(size) => match timeout(HEADERS_WAIT, tail.answered()).await {
+                Ok(answered) => answered?,
+                Err(_) => Some(size),
+            },
+            None => tail.answered().await?,
+        };
+        let start = match (range, answered) {
+            (Some(range), Some(size)) => match range.within(size) {
+                RangeOutcome::Satisfiable { start, .. } => start,
+                RangeOutcome::Unsatisfiable => size,
+            },
+            _ => 0,
+        };
+        if !tail.fill().window().can_be_read_from(start) {
+            tail = self.stream_alone(&tail, expected)?;
+            tail.answered().await?;
+        }
+        Ok(OpenBlob {
+            size_bytes: answered,
+            source: Source::Filling(tail),
+        })
+    }
+
+    /// Starts the fill of a blob, or follows the one under way.
+    fn join_fill(
+        self: &Arc<Self>,
+        upstream: Upstream,
+        repository: &Repository,
+        digest: &Digest,
+        expected: Option<u64>,
+    ) -> (Tail, BlobResult) {
+        let make = || Fill::new(repository.clone(), digest.clone());
+        match self.fills.join(digest.clone(), make) {
+            Seat::Follower(fill) => {
+                let result = if matches!(fill.progress().borrow().stage, Stage::Receiving)
+                    && !fill.window().store_takes()
+                {
+                    BlobResult::Uncached
+                } else {
+                    BlobResult::Follow
+                };
+                (
+                    Tail::new(fill, self.buffers.clone(), Some(self.metrics.follower())),
+                    result,
+                )
+            }
+            Seat::Leader(leader) => {
+                // The reader is there before the task starts, which would end without any.
+                let tail = Tail::new(Arc::clone(leader.flight()), self.buffers.clone(), None);
+                let fill = Arc::clone(leader.flight());
+                tokio::spawn(self.fill_task(upstream, fill, Some(leader), expected).run());
+                (tail, BlobResult::Fill)
+            }
+        }
+    }
+
+    /// Streams a blob for one client, which came too late to share what goes past the store.
+    fn stream_alone(self: &Arc<Self>, late: &Tail, expected: Option<u64>) -> Result<Tail, FillError> {
+        let Fill {
+            repository, digest, ..
+        } = &**late.fill();
+        let upstream = self.upstreams.get(&repository.host)?;
+        let fill = Arc::new(Fill::new(repository.clone(), digest.clone()));
+        let tail = Tail::new(Arc::clone(&fill), self.buffers.clone(), None);
+        tokio::spawn(self.fill_task(upstream, fill, None, expected).run());
+        Ok(tail)
+    }
+
+    pub(super) fn fill_task(
+        &self,
+        upstream: Upstream,
+        fill: Arc<Fill>,
+        leader: Option<Leader<Digest, Fill>>,
+        expected_size: Option<u64>,
+    ) -> FillTask {
+        FillTask {
+            store: self.store.clone(),
+            disk: self.disk.clone(),
+            index: self.index.clone(),
+            upstream,
+            metrics: self.metrics.clone(),
+            buffers: self.buffers.clone(),
+            health: self.health.clone(),
+            permits: self.permits.of(&fill.repository.host),
+            fill,
+            leader,
+            expected_size,
+        }
+    }
+
+    /// Asks upstream whether a repository has a blob, once for all who want to know; returns its size.
+    async fn ask_for_blob(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>, MirrorError> {
+        let asked = Asked::Blob(repository.clone(), digest.clone());
+        if let Some(error) = self.negatives.get(&asked) {
+            return Err(error);
+        }
+        let upstream = self.upstream(&repository.host)?;
+        let find = || {
+            let (inner, upstream) = (Arc::clone(self), upstream.clone());
+            let (repository, digest) = (repository.clone(), digest.clone());
+            async move {
+                let head = upstream.head_blob(&repository.name, &digest).await?;
+                inner.index.add(&repository, &[(digest, head.size_bytes)]);
+                Ok(head.size_bytes)
+            }
+        };
+        let answer = self
+            .blob_heads
+            .ask((repository.clone(), digest.clone()), find)
+            .await?;
+        answer.inspect_err(|error| self.negatives.note(asked, error))
+    }
+
+    /// Opens a blob in the store; a failing store is counted, and is never a miss.
+    async fn look_up(&self, digest: &Digest, member: Option<Member>) -> Lookup {
+        let (store, wanted) = (self.store.clone(), digest.clone());
+        let path = store.blob_path(digest);
+        let opened = self
+            .disk
+            .run("open", &path, move || store.open_blob(&wanted))
+            .await;
+        let expected = member.and_then(|member| member.size_bytes);
+        match opened {
+            Ok(Some(blob)) => match expected {
+                Some(expected) if expected != blob.size_bytes => {
+                    let text = format!("it has {} bytes and not {expected}; remove it", blob.size_bytes);
+                    self.note_store_error(&FsError::new("trust", &path, io::Error::other(text)));
+                    Lookup::Failing
+                }
+                Some(_) | None => Lookup::Stored(blob.file, blob.size_bytes),
+            },
+            Ok(None) => Lookup::Missing,
+            Err(error) => {
+                self.note_store_error(&error);
+                Lookup::Failing
+            }
+        }
+    }
+}

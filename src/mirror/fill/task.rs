@@ -1,0 +1,473 @@
+//! The task that works on one fill.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::writer::Writer;
+use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, StoreHealth};
+use crate::flight::Leader;
+use crate::fs::{Disk, FsError};
+use crate::index::Index;
+use crate::mirror::buffers::{Buffers, WindowBuffers};
+use crate::mirror::note_store_error;
+use crate::oci::{Digest, Verified, Verifier};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{FillOutcome, Running};
+use crate::upstream::{BlobBody, ResumePoint, Upstream, UpstreamError, UpstreamErrorClass};
+
+/// How often in a row upstream may fail without bringing a byte.
+const MAX_FRUITLESS: u32 = 6;
+
+/// The pause before the first repetition; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest pause: below the idle time after which clients give up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a fill whose store fails midway waits for a permit to go on.
+const PERMIT_WAIT: Duration = Duration::from_secs(10);
+
+/// How long readers of an uncached blob wait for the slowest of them.
+const SLOW_READER_GRACE: Duration = Duration::from_secs(5);
+
+/// The sync of a big blob takes minutes on a slow file system; an hour is a hang.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What is reserved for a blob of unknown size: a block.
+const RESERVED_FOR_UNKNOWN: u64 = 4096;
+
+/// A fill's task, with all that it works with.
+pub(in crate::mirror) struct FillTask {
+    pub(in crate::mirror) store: Store,
+    pub(in crate::mirror) disk: Disk,
+    pub(in crate::mirror) index: Index,
+    pub(in crate::mirror) upstream: Upstream,
+    pub(in crate::mirror) metrics: Metrics,
+    pub(in crate::mirror) buffers: Buffers,
+    pub(in crate::mirror) health: StoreHealth,
+    pub(in crate::mirror) permits: Arc<Semaphore>,
+    pub(in crate::mirror) fill: Arc<Fill>,
+    /// Without one the blob is streamed past the store, for one client that came too late to share.
+    pub(in crate::mirror) leader: Option<Leader<Digest, Fill>>,
+    /// What a manifest says of the blob's size.
+    pub(in crate::mirror) expected_size: Option<u64>,
+}
+
+/// The state of a fill under way.
+struct Flight<'a> {
+    task: &'a FillTask,
+    verifier: Verifier,
+    /// None once the store has failed.
+    writer: Option<Writer>,
+    permit: Option<UncachedPermit>,
+    window: WindowBuffers,
+    validator: Option<String>,
+    /// Since when the slowest reader holds up the others.
+    waiting_since: Option<Instant>,
+}
+
+type UncachedPermit = (OwnedSemaphorePermit, Running);
+
+/// What ends one request to upstream before the blob is whole.
+enum Interruption {
+    Upstream(UpstreamError),
+    /// The store failed, and going on past it takes a permit.
+    NeedsPermit,
+    Final(FillError),
+}
+
+enum Event {
+    Received(Result<Option<Bytes>, UpstreamError>),
+    Written(Result<u64, FsError>),
+    ReaderMoved,
+    ReadersLate,
+}
+
+impl From<UpstreamError> for Interruption {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<FillError> for Interruption {
+    fn from(error: FillError) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// Ends the fill for its readers also when the task panics or is cancelled.
+struct Ending(Arc<Fill>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let is_open = matches!(self.0.progress.borrow().stage, Stage::Asking | Stage::Receiving);
+        if is_open {
+            self.0
+                .advance(|progress| progress.stage = Stage::Failed(FillError::Abandoned));
+        }
+    }
+}
+
+impl FillTask {
+    /// Works until the blob is published, or the fill has failed.
+    pub(in crate::mirror) async fn run(self) {
+        let ending = Ending(Arc::clone(&self.fill));
+        let running = self.metrics.fill_running();
+        let (digest, repository) = (&self.fill.digest, &self.fill.repository);
+        match self.fly().await {
+            Ok(None) => {}
+            Ok(Some(outcome)) => {
+                self.metrics.fill(outcome);
+                tracing::info!(%digest, %repository, ?outcome, "filled");
+            }
+            Err(error) => {
+                self.metrics.fill(FillOutcome::Failed);
+                let cause: &dyn std::error::Error = &error;
+                tracing::warn!(%digest, %repository, error = cause, "fill failed");
+                self.fill
+                    .advance(|progress| progress.stage = Stage::Failed(error));
+            }
+        }
+        drop((running, ending));
+    }
+
+    /// Returns how the fill ended; `None` if the store had the blob already.
+    async fn fly(&self) -> Result<Option<FillOutcome>, FillError> {
+        let mut flight = Flight {
+            task: self,
+            verifier: Verifier::new(self.fill.digest.clone()),
+            writer: None,
+            permit: None,
+            window: self.buffers.window(),
+            validator: None,
+            waiting_since: None,
+        };
+        if self.leader.is_none() {
+            flight.take_permit()?;
+        } else if flight.is_there_already().await? {
+            return Ok(None);
+        }
+        flight.receive().await?;
+        let size = flight.verifier.seen();
+        let verified = flight.verifier.finish()?;
+        self.index
+            .add(&self.fill.repository, &[(self.fill.digest.clone(), Some(size))]);
+        self.fill.advance(|progress| {
+            progress.size_bytes = Some(size);
+            progress.stage = Stage::Verified;
+        });
+        let Some(writer) = flight.writer else {
+            return Ok(Some(FillOutcome::Uncached));
+        };
+        match self.publish(writer, verified).await {
+            Ok(()) => {
+                self.health.note_success();
+                self.fill.window().release_written();
+                Ok(Some(FillOutcome::Published))
+            }
+            Err(error) => {
+                self.store_failed(&error);
+                Ok(Some(FillOutcome::Uncached))
+            }
+        }
+    }
+
+    /// Writes what is left, and gives the blob its final name.
+    async fn publish(&self, mut writer: Writer, verified: Verified) -> Result<(), FsError> {
+        loop {
+            writer.start(&self.fill.window());
+            if !writer.is_busy() {
+                break;
+            }
+            let count = writer.written().await?;
+            self.fill.window().note_written(count);
+        }
+        let path = self.store.blob_path(&self.fill.digest);
+        let lost = |text: &str| FsError::new("publish", &path, std::io::Error::other(text.to_owned()));
+        let staged = writer.take().ok_or_else(|| lost("the staged file is gone"))?;
+        let store = self.store.clone();
+        let call = tokio::task::spawn_blocking(move || store.publish_blob(staged, &verified));
+        match timeout(PUBLISH_LIMIT, call).await {
+            Ok(Ok(published)) => published,
+            Ok(Err(panicked)) => Err(lost(&panicked.to_string())),
+            Err(_) => Err(lost("the file system hangs")),
+        }
+    }
+
+    fn store_failed(&self, error: &FsError) {
+        note_store_error(&self.metrics, error);
+        self.health.note_failure();
+        self.fill.window().lose_store();
+    }
+}
+
+impl Flight<'_> {
+    /// Looks again, for the blob may have been published before this fill led; stages a file if it was not.
+    async fn is_there_already(&mut self) -> Result<bool, FillError> {
+        let FillTask {
+            store, disk, fill, ..
+        } = self.task;
+        let (store, digest, path) = (store.clone(), fill.digest.clone(), store.blob_path(&fill.digest));
+        match disk.run("open", &path, move || store.open_blob(&digest)).await {
+            Ok(Some(blob)) if self.task.expected_size.is_none_or(|size| size == blob.size_bytes) => {
+                fill.window().show_whole(blob.file, blob.size_bytes);
+                fill.advance(|progress| {
+                    progress.size_bytes = Some(blob.size_bytes);
+                    progress.received = blob.size_bytes;
+                    progress.stage = Stage::Verified;
+                });
+                Ok(true)
+            }
+            // Of another size: damaged on the file system, and told so by whoever opened it.
+            Ok(Some(_)) => self.take_permit().map(|()| false),
+            Ok(None) => self.stage().await.map(|()| false),
+            Err(error) => self.go_past_store(error).map(|()| false),
+        }
+    }
+
+    async fn stage(&mut self) -> Result<(), FillError> {
+        let FillTask {
+            store,
+            disk,
+            fill,
+            health,
+            expected_size,
+            ..
+        } = self.task;
+        if health.is_suspect() {
+            self.take_permit()?;
+        }
+        let reserved = expected_size.unwrap_or(RESERVED_FOR_UNKNOWN);
+        let (path, store) = (store.root().to_owned(), store.clone());
+        let staging = disk.run("stage", &path, move || {
+            let staged = store.stage()?;
+            staged.reserve(reserved)?;
+            Ok(staged)
+        });
+        match staging.await {
+            Ok(staged) => {
+                fill.window().attach(staged.reader());
+                self.writer = Some(Writer::new(staged, disk.deadline()));
+                Ok(())
+            }
+            Err(error) => self.go_past_store(error),
+        }
+    }
+
+    /// Goes on without the store, if somebody wants that and a permit is free.
+    fn go_past_store(&mut self, error: FsError) -> Result<(), FillError> {
+        self.writer = None;
+        self.task.store_failed(&error);
+        if !self.task.fill.window().has_readers() {
+            return Err(FillError::Unwanted(error));
+        }
+        self.take_permit()
+    }
+
+    fn take_permit(&mut self) -> Result<(), FillError> {
+        if self.permit.is_none() {
+            let permit = Arc::clone(&self.task.permits).try_acquire_owned();
+            let busy = |_| FillError::Busy {
+                retry_after: BUSY_RETRY_AFTER,
+            };
+            self.permit = Some((permit.map_err(busy)?, self.task.metrics.uncached_stream()));
+        }
+        Ok(())
+    }
+
+    async fn wait_for_permit(&mut self) -> Result<(), FillError> {
+        let acquire = Arc::clone(&self.task.permits).acquire_owned();
+        match timeout(PERMIT_WAIT, acquire).await {
+            Ok(Ok(permit)) => {
+                self.permit = Some((permit, self.task.metrics.uncached_stream()));
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => Err(FillError::Busy {
+                retry_after: BUSY_RETRY_AFTER,
+            }),
+        }
+    }
+
+    /// Receives the whole blob, in as many requests as it takes.
+    async fn receive(&mut self) -> Result<(), FillError> {
+        let mut fruitless = 0;
+        loop {
+            let before = self.verifier.seen();
+            let error = match self.request().await {
+                Ok(()) => return Ok(()),
+                Err(Interruption::Final(error)) => return Err(error),
+                Err(Interruption::NeedsPermit) => {
+                    self.wait_for_permit().await?;
+                    continue;
+                }
+                Err(Interruption::Upstream(error)) => error,
+            };
+            let has_begun = self.verifier.seen() > 0;
+            if self.verifier.seen() > before {
+                fruitless = 0;
+            }
+            if !may_resume(&error, has_begun) || fruitless >= MAX_FRUITLESS {
+                return Err(error.into());
+            }
+            let pause = error.retry_after().unwrap_or(FIRST_PAUSE * (1 << fruitless));
+            fruitless += 1;
+            tracing::debug!(digest = %self.task.fill.digest, received = self.verifier.seen(), ?pause, %error, "resuming");
+            sleep(pause.clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
+        }
+    }
+
+    /// Asks upstream for what is missing, and takes it in.
+    async fn request(&mut self) -> Result<(), Interruption> {
+        let FillTask { upstream, fill, .. } = self.task;
+        let from = ResumePoint {
+            offset: self.verifier.seen(),
+            validator: self.validator.clone(),
+        };
+        let mut body = upstream
+            .get_blob(&fill.repository.name, &fill.digest, from)
+            .await?;
+        // An upstream that ignores Range sends what is here already once more.
+        let mut superfluous = self.verifier.seen().saturating_sub(body.offset());
+        self.learn_size(body.size_bytes())?;
+        self.validator = body.validator().map(str::to_owned);
+        fill.advance(|progress| progress.stage = Stage::Receiving);
+        loop {
+            match self.next_event(&mut body).await {
+                Event::Received(Ok(Some(mut bytes))) => {
+                    let skipped = superfluous.min(bytes.len() as u64);
+                    superfluous -= skipped;
+                    // At most a buffer's length, which is a usize.
+                    self.take_in(bytes.split_off(skipped as usize))?;
+                }
+                Event::Received(Ok(None)) => return self.end_of_body(),
+                Event::Received(Err(error)) => return Err(error.into()),
+                Event::Written(Ok(count)) => fill.window().note_written(count),
+                Event::Written(Err(error)) => self.lose_store(error)?,
+                Event::ReaderMoved => {}
+                Event::ReadersLate => {
+                    self.waiting_since = None;
+                    fill.window().leave_the_slow_behind();
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self, body: &mut BlobBody) -> Event {
+        let fill = &self.task.fill;
+        let (has_room, store_takes) = {
+            let mut window = fill.window();
+            if let Some(writer) = &mut self.writer {
+                writer.start(&window);
+            }
+            let limit = self.window.bytes();
+            (window.has_room(limit / 2, limit), window.store_takes())
+        };
+        if has_room {
+            self.waiting_since = None;
+        } else if !store_takes {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        let late = self.waiting_since.map(|since| since + SLOW_READER_GRACE);
+        let writer = &mut self.writer;
+        let written = async {
+            match writer {
+                Some(writer) if writer.is_busy() => writer.written().await,
+                Some(_) | None => pending().await,
+            }
+        };
+        let readers_late = async {
+            match late {
+                Some(late) => sleep_until(late).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            received = body.next(), if has_room => Event::Received(received),
+            written = written => Event::Written(written),
+            () = fill.reader_moved.notified(), if !store_takes => Event::ReaderMoved,
+            () = readers_late => Event::ReadersLate,
+        }
+    }
+
+    fn take_in(&mut self, bytes: Bytes) -> Result<(), Interruption> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let fill = &self.task.fill;
+        self.verifier.update(&bytes);
+        let seen = self.verifier.seen();
+        self.learn_least_size(seen)?;
+        let is_wanted = {
+            let mut window = fill.window();
+            window.push(bytes);
+            window.store_takes() || window.has_readers()
+        };
+        if !is_wanted {
+            return Err(FillError::Abandoned.into());
+        }
+        fill.advance(|progress| progress.received = seen);
+        Ok(())
+    }
+
+    fn lose_store(&mut self, error: FsError) -> Result<(), Interruption> {
+        match self.go_past_store(error) {
+            Err(FillError::Busy { .. }) => Err(Interruption::NeedsPermit),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Holds the size that upstream tells against the manifest's, or against what it told before.
+    fn learn_size(&self, told: Option<u64>) -> Result<(), FillError> {
+        let known = self.task.expected_size.or(self.task.fill.size_bytes());
+        match (known, told) {
+            (Some(expected), Some(actual)) if expected != actual => Err(self.wrong_size(expected, actual)),
+            (known, told) => {
+                let size = known.or(told);
+                self.task.fill.advance(|progress| progress.size_bytes = size);
+                Ok(())
+            }
+        }
+    }
+
+    fn learn_least_size(&self, seen: u64) -> Result<(), FillError> {
+        match self.task.fill.size_bytes() {
+            Some(expected) if seen > expected => Err(self.wrong_size(expected, seen)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn end_of_body(&self) -> Result<(), Interruption> {
+        let seen = self.verifier.seen();
+        match self.task.fill.size_bytes() {
+            Some(expected) if seen != expected => Err(self.wrong_size(expected, seen).into()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn wrong_size(&self, expected: u64, actual: u64) -> FillError {
+        FillError::Size {
+            digest: self.task.fill.digest.clone(),
+            expected,
+            actual,
+        }
+    }
+}
+
+/// A broken connection is resumed; an upstream that is away only for a blob that has begun to arrive.
+fn may_resume(error: &UpstreamError, has_begun: bool) -> bool {
+    match error.class() {
+        UpstreamErrorClass::Broken => true,
+        UpstreamErrorClass::Unavailable | UpstreamErrorClass::Limited => has_begun,
+        UpstreamErrorClass::NotFound
+        | UpstreamErrorClass::Denied
+        | UpstreamErrorClass::Invalid
+        | UpstreamErrorClass::Refused => false,
+    }
+}

@@ -1,0 +1,240 @@
+//! Tags, referrers and the catalog.
+//!
+//! Tags and referrers are upstream's as long as it answers, and what the store
+//! knows else; the catalog is the store's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::manifest::Freshness;
+use super::{Inner, Mirror, MirrorError};
+use crate::flight::Questions;
+use crate::fs::FsError;
+use crate::oci::manifest::MAX_MANIFEST_BYTES;
+use crate::oci::{Algorithm, Digest, Reference, Repository, Tag, Verified, referrers};
+use crate::store::Subject;
+use crate::upstream::UpstreamErrorClass;
+
+/// Which part of a list is asked for (distribution-spec, "Listing Tags").
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Page {
+    /// At most so many entries.
+    pub n: Option<u32>,
+    /// Only entries that come after this one.
+    pub last: Option<String>,
+}
+
+/// A page of a repository's tags.
+#[derive(Clone, Debug)]
+pub struct Tags {
+    pub names: Vec<String>,
+    pub has_more: bool,
+    /// Upstream did not answer: these are the tags that the store knows.
+    pub is_stale: bool,
+}
+
+/// The index of what refers to a manifest.
+#[derive(Clone, Debug)]
+pub struct Referrers {
+    pub bytes: Bytes,
+    pub freshness: Freshness,
+}
+
+/// The questions under way.
+#[derive(Default)]
+pub(super) struct ListingQuestions {
+    tags: Questions<(Repository, Page), Result<Tags, MirrorError>>,
+    referrers: Questions<(Repository, Digest), Result<Bytes, MirrorError>>,
+}
+
+impl Page {
+    /// Returns the page of `names`, which are sorted, and whether more follow.
+    pub fn of<T: AsRef<str>>(&self, names: Vec<T>) -> (Vec<T>, bool) {
+        let after = |name: &T| self.last.as_deref().is_none_or(|last| name.as_ref() > last);
+        let mut names: Vec<T> = names.into_iter().filter(after).collect();
+        let n = self.n.map_or(names.len(), |n| n as usize);
+        let has_more = names.len() > n;
+        names.truncate(n);
+        (names, has_more)
+    }
+}
+
+impl Mirror {
+    /// Returns a page of a repository's tags.
+    ///
+    /// # Errors
+    /// What upstream answers, if the store knows no tags of the repository.
+    pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<Tags, MirrorError> {
+        let find = || {
+            let (inner, repository, page) = (Arc::clone(&self.inner), repository.clone(), page.clone());
+            async move {
+                let upstream = inner.upstream(&repository.host)?;
+                let listed = upstream
+                    .list_tags(&repository.name, page.n, page.last.as_deref())
+                    .await?;
+                Ok(Tags {
+                    names: listed.tags,
+                    has_more: listed.has_more,
+                    is_stale: false,
+                })
+            }
+        };
+        let key = (repository.clone(), page.clone());
+        match self.inner.listings.tags.ask(key, find).await? {
+            Err(error) if error.is_passing() => {
+                let known = self.inner.known_tags(repository).await;
+                if known.is_empty() {
+                    return Err(error);
+                }
+                let (names, has_more) = page.of(known);
+                Ok(Tags {
+                    names,
+                    has_more,
+                    is_stale: true,
+                })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Returns the index of what refers to a manifest; an empty one if nothing does.
+    ///
+    /// # Errors
+    /// What upstream answers, if the store cannot answer in its place.
+    pub async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Referrers, MirrorError> {
+        let inner = &self.inner;
+        let subject = Subject::Referrers(digest.clone());
+        let seen = inner.latest_record(repository, &subject).await;
+        if let Some(seen) = &seen
+            && inner.is_fresh(&subject, seen)
+            && let Some(bytes) = inner.stored_bytes(&seen.record.digest).await
+        {
+            return Ok(Referrers {
+                bytes,
+                freshness: Freshness::Fresh,
+            });
+        }
+        let find = || {
+            let (inner, repository, digest) = (Arc::clone(inner), repository.clone(), digest.clone());
+            async move { inner.ask_for_referrers(&repository, &digest).await }
+        };
+        let error = match inner
+            .listings
+            .referrers
+            .ask((repository.clone(), digest.clone()), find)
+            .await?
+        {
+            Ok(bytes) => {
+                return Ok(Referrers {
+                    bytes,
+                    freshness: Freshness::Fresh,
+                });
+            }
+            Err(error) => error,
+        };
+        if error.is_passing()
+            && let Some(seen) = &seen
+            && let Some(bytes) = inner.stored_bytes(&seen.record.digest).await
+        {
+            return Ok(Referrers {
+                bytes,
+                freshness: seen.staleness(),
+            });
+        }
+        Err(error)
+    }
+
+    /// Returns every repository from which the store holds a manifest, sorted.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub async fn repositories(&self) -> Result<Vec<Repository>, FsError> {
+        let store = self.inner.store.clone();
+        let root = store.root().to_owned();
+        let listed = self
+            .inner
+            .disk
+            .run("list", &root, move || store.repositories())
+            .await;
+        listed.inspect_err(|error| self.inner.note_store_error(error))
+    }
+}
+
+impl Inner {
+    async fn known_tags(&self, repository: &Repository) -> Vec<String> {
+        let (store, of) = (self.store.clone(), repository.clone());
+        let path = store.repository_path(repository);
+        let listed = self.disk.run("list", &path, move || store.tags(&of)).await;
+        let tags = listed
+            .inspect_err(|error| self.note_store_error(error))
+            .unwrap_or_default();
+        tags.iter().map(Tag::to_string).collect()
+    }
+
+    /// Asks upstream by the referrers API, and by the fallback tag where there is no such API.
+    async fn ask_for_referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Bytes, MirrorError> {
+        let upstream = self.upstream(&repository.host)?;
+        let name = &repository.name;
+        let bytes = match upstream.get_referrers(name, digest).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.class() == UpstreamErrorClass::NotFound => {
+                let tag = Reference::Tag(Tag::of_referrers(digest));
+                match upstream.get_manifest(name, &tag).await {
+                    Ok(fetched) => fetched.bytes,
+                    Err(error) if error.class() == UpstreamErrorClass::NotFound => referrers::empty(),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        referrers::check(&bytes).map_err(|error| MirrorError::NoManifest(error.to_string()))?;
+        self.keep_referrers(repository, digest, &bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn keep_referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        bytes: &Bytes,
+    ) -> Result<(), MirrorError> {
+        let of_list = Digest::of(Algorithm::Sha256, bytes);
+        let verified = Verified::check(&of_list, bytes)?;
+        let (store, kept) = (self.store.clone(), bytes.clone());
+        let path = store.blob_path(&of_list);
+        match self
+            .disk
+            .run("publish", &path, move || store.put_blob(&kept, &verified))
+            .await
+        {
+            Ok(()) => {
+                self.add_record(repository, &Subject::Referrers(digest.clone()), &of_list)
+                    .await
+            }
+            Err(error) => self.note_store_error(&error),
+        }
+        Ok(())
+    }
+
+    async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
+        let (store, wanted) = (self.store.clone(), digest.clone());
+        let path = store.blob_path(digest);
+        let read = self
+            .disk
+            .run("read", &path, move || {
+                store.read_blob(&wanted, MAX_MANIFEST_BYTES)
+            })
+            .await;
+        let bytes = read.inspect_err(|error| self.note_store_error(error)).ok()??;
+        Verified::check(digest, &bytes).is_ok().then(|| bytes.into())
+    }
+}

@@ -1,0 +1,86 @@
+//! Which repository has which blob: a client gets a blob only through a repository that has it.
+//!
+//! What the mirror fetched with its own credentials is not open to whoever knows
+//! a digest. A repository has what its manifests in the store name; the index
+//! finds that quickly, and learns here what it does not know yet, from manifests
+//! that other mirrors fetched or that were fetched before the index was deleted.
+
+use super::Inner;
+use crate::fs::FsError;
+use crate::index::Member;
+use crate::oci::manifest::MAX_MANIFEST_BYTES;
+use crate::oci::{Digest, Manifest, Repository};
+
+impl Inner {
+    /// Returns what is known of a blob or manifest in a repository; `None` if only upstream can tell.
+    pub(super) async fn member(&self, repository: &Repository, digest: &Digest) -> Option<Member> {
+        if let Some(member) = self.index.member(repository, digest) {
+            return Some(member);
+        }
+        match self.read_manifests(repository).await {
+            Ok(0) => None,
+            Ok(_) => self.index.member(repository, digest),
+            Err(error) => {
+                self.note_store_error(&error);
+                None
+            }
+        }
+    }
+
+    /// Notes what a manifest names as members of its repository.
+    pub(super) fn add_members(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        manifest: &Manifest,
+        size: u64,
+    ) {
+        let blobs = manifest
+            .blobs()
+            .map(|blob| (blob.digest.clone(), Some(blob.size_bytes)));
+        let children = manifest
+            .children()
+            .iter()
+            .map(|child| (child.digest.clone(), None));
+        let members: Vec<_> = blobs
+            .chain(children)
+            .chain([(digest.clone(), Some(size))])
+            .collect();
+        self.index.add(repository, &members);
+        self.index.mark_read(repository, digest);
+    }
+
+    /// Reads the manifests of a repository that the index has not read; returns how many.
+    async fn read_manifests(&self, repository: &Repository) -> Result<usize, FsError> {
+        let path = self.store.repository_path(repository);
+        let (store, listed) = (self.store.clone(), repository.clone());
+        let manifests = self
+            .disk
+            .run("list", &path, move || store.manifests_of(&listed))
+            .await?;
+        let mut count = 0;
+        for digest in manifests {
+            if self.index.has_read(repository, &digest) {
+                continue;
+            }
+            let (store, wanted) = (self.store.clone(), digest.clone());
+            let path = store.blob_path(&digest);
+            let bytes = self
+                .disk
+                .run("read", &path, move || {
+                    store.read_blob(&wanted, MAX_MANIFEST_BYTES)
+                })
+                .await?;
+            if let Some(Ok(manifest)) = bytes.as_deref().map(Manifest::parse) {
+                self.add_members(
+                    repository,
+                    &digest,
+                    &manifest,
+                    bytes.map_or(0, |bytes| bytes.len() as u64),
+                );
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,46 @@
+//! Remembers for a short while what upstream does not have, so that it is not asked again and again.
+
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use super::MirrorError;
+use crate::oci::{Digest, Reference, Repository};
+
+/// How many answers are remembered; clients choose the names, so there must be a bound.
+const MAX_REMEMBERED: usize = 4096;
+
+/// What was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Asked {
+    Manifest(Repository, Reference),
+    Blob(Repository, Digest),
+}
+
+/// The answers of upstream that were "no".
+pub(super) struct Negatives {
+    ttl: Duration,
+    answers: Cache<Asked, (Instant, MirrorError)>,
+}
+
+impl Negatives {
+    pub(super) fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            answers: Cache::new(MAX_REMEMBERED),
+        }
+    }
+
+    /// Returns the answer that is still remembered.
+    pub(super) fn get(&self, asked: &Asked) -> Option<MirrorError> {
+        let (answered, error) = self.answers.get(asked)?;
+        (answered.elapsed() < self.ttl).then_some(error)
+    }
+
+    /// Remembers an answer if it is a final "no".
+    pub(super) fn note(&self, asked: Asked, error: &MirrorError) {
+        if error.is_final() {
+            self.answers.insert(asked, (Instant::now(), error.clone()));
+        }
+    }
+}

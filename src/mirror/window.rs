@@ -1,0 +1,227 @@
+//! The bytes of a fill that are in memory: those not yet written, and the latest.
+//!
+//! A fill pushes pieces at the end. While the store takes them, pieces that are
+//! written leave from the front, and readers find them in the staged file. Once
+//! the store has failed, pieces leave when every reader has had them, and what
+//! was written before stays readable from the file.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Names a reader of one window.
+pub(super) type ReaderId = u64;
+
+/// Where the bytes at a position are.
+pub(super) enum Place {
+    Memory(Bytes),
+    File(Arc<File>, Range<u64>),
+    /// Not in memory any more, and never written.
+    Lost,
+}
+
+/// What is in memory of one fill's bytes, and what its file has.
+#[derive(Default)]
+pub(super) struct Window {
+    pieces: VecDeque<Bytes>,
+    /// Where the first piece begins.
+    start: u64,
+    /// Where the last piece ends: how many bytes have been received.
+    end: u64,
+    file: Option<Arc<File>>,
+    /// How many bytes the file has.
+    written: u64,
+    store_takes: bool,
+    readers: BTreeMap<ReaderId, u64>,
+    next_reader: ReaderId,
+}
+
+impl Window {
+    /// Lets pieces go to `file`, which is empty.
+    pub(super) fn attach(&mut self, file: Arc<File>) {
+        self.file = Some(file);
+        self.store_takes = true;
+    }
+
+    /// Shows a file that has all of the blob's bytes.
+    pub(super) fn show_whole(&mut self, file: Arc<File>, size: u64) {
+        self.pieces.clear();
+        (self.start, self.end, self.written) = (size, size, size);
+        self.file = Some(file);
+    }
+
+    /// Takes the next bytes.
+    pub(super) fn push(&mut self, bytes: Bytes) {
+        self.end += bytes.len() as u64;
+        self.pieces.push_back(bytes);
+    }
+
+    /// Returns the pieces that the file does not have yet.
+    pub(super) fn unwritten(&self) -> Vec<Bytes> {
+        let mut at = self.start;
+        let mut unwritten = Vec::new();
+        for piece in &self.pieces {
+            // The file has whole pieces only.
+            if at >= self.written {
+                unwritten.push(piece.clone());
+            }
+            at += piece.len() as u64;
+        }
+        unwritten
+    }
+
+    /// Notes that the file has `count` more bytes.
+    pub(super) fn note_written(&mut self, count: u64) {
+        self.written += count;
+    }
+
+    /// Tells that the store takes no more: memory is all there is for further bytes.
+    pub(super) fn lose_store(&mut self) {
+        self.store_takes = false;
+    }
+
+    /// Tells whether the store still takes pieces.
+    pub(super) fn store_takes(&self) -> bool {
+        self.store_takes
+    }
+
+    /// Lets go of what nobody needs beyond `keep` bytes, and tells whether fewer than `limit` are held.
+    pub(super) fn has_room(&mut self, keep: u64, limit: u64) -> bool {
+        let needed_from = if self.store_takes {
+            self.written
+        } else {
+            self.readers.values().copied().min().unwrap_or(self.end)
+        };
+        while self.end - self.start > keep && self.drop_front(needed_from) {}
+        self.end - self.start < limit
+    }
+
+    /// Lets go of the first piece whoever needs it; its readers will find it lost.
+    pub(super) fn leave_the_slow_behind(&mut self) {
+        self.drop_front(u64::MAX);
+    }
+
+    /// Lets go of all pieces that the file has.
+    pub(super) fn release_written(&mut self) {
+        while self.drop_front(self.written) {}
+    }
+
+    fn drop_front(&mut self, needed_from: u64) -> bool {
+        let Some(length) = self.pieces.front().map(|piece| piece.len() as u64) else {
+            return false;
+        };
+        if self.start + length > needed_from {
+            return false;
+        }
+        self.pieces.pop_front();
+        self.start += length;
+        true
+    }
+
+    /// Returns where the bytes from `position` on are; `limit` lies beyond it and has been received.
+    pub(super) fn read(&self, position: u64, limit: u64) -> Place {
+        if position < self.start {
+            return match &self.file {
+                Some(file) if position < self.written => {
+                    Place::File(Arc::clone(file), position..limit.min(self.written))
+                }
+                _ => Place::Lost,
+            };
+        }
+        let mut at = self.start;
+        for piece in &self.pieces {
+            let next = at + piece.len() as u64;
+            if position < next {
+                // Both lie within a piece, whose length is a usize.
+                let from = (position - at) as usize;
+                let to = (limit.min(next) - at) as usize;
+                return Place::Memory(piece.slice(from..to));
+            }
+            at = next;
+        }
+        Place::Lost
+    }
+
+    /// Tells whether a reader that begins at `position` finds every byte.
+    pub(super) fn can_be_read_from(&self, position: u64) -> bool {
+        position >= self.start || self.start <= self.written
+    }
+
+    /// Counts a reader, which needs what lies from `position` on.
+    pub(super) fn add_reader(&mut self, position: u64) -> ReaderId {
+        let id = self.next_reader;
+        self.next_reader += 1;
+        self.readers.insert(id, position);
+        id
+    }
+
+    /// Notes how far a reader is.
+    pub(super) fn move_reader(&mut self, reader: ReaderId, position: u64) {
+        self.readers.insert(reader, position);
+    }
+
+    /// Forgets a reader.
+    pub(super) fn remove_reader(&mut self, reader: ReaderId) {
+        self.readers.remove(&reader);
+    }
+
+    /// Tells whether anybody reads.
+    pub(super) fn has_readers(&self) -> bool {
+        !self.readers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window_of(pieces: &[&'static str]) -> Window {
+        let mut window = Window::default();
+        for piece in pieces {
+            window.push(Bytes::from_static(piece.as_bytes()));
+        }
+        window
+    }
+
+    fn in_memory(window: &Window, position: u64, limit: u64) -> Option<Bytes> {
+        match window.read(position, limit) {
+            Place::Memory(bytes) => Some(bytes),
+            Place::File(..) | Place::Lost => None,
+        }
+    }
+
+    #[test]
+    fn bytes_are_found_in_memory_until_they_are_written_and_then_in_the_file() {
+        let mut window = window_of(&["abc", "de", "fgh"]);
+        window.attach(Arc::new(tempfile::tempfile().unwrap()));
+        assert_eq!(in_memory(&window, 1, 8).unwrap(), "bc");
+        assert_eq!(in_memory(&window, 3, 4).unwrap(), "d");
+        assert!(!window.has_room(0, 8), "nothing is written");
+        window.note_written(5);
+        assert_eq!(window.unwritten(), ["fgh"]);
+        assert!(window.has_room(0, 8));
+        assert!(matches!(window.read(1, 8), Place::File(_, range) if range == (1..5)));
+        assert_eq!(in_memory(&window, 7, 8).unwrap(), "h");
+        assert!(window.can_be_read_from(0));
+    }
+
+    #[test]
+    fn without_the_store_bytes_stay_until_every_reader_has_had_them_or_is_left_behind() {
+        let mut window = window_of(&["abc", "de", "fgh"]);
+        let (slow, fast) = (window.add_reader(0), window.add_reader(8));
+        assert!(!window.has_room(0, 8));
+        window.move_reader(slow, 4);
+        assert!(window.has_room(0, 8));
+        assert!(matches!(window.read(0, 8), Place::Lost));
+        assert_eq!(in_memory(&window, 4, 8).unwrap(), "e");
+        window.leave_the_slow_behind();
+        assert!(matches!(window.read(4, 8), Place::Lost));
+        assert!(!window.can_be_read_from(4) && window.can_be_read_from(5));
+        window.remove_reader(slow);
+        window.remove_reader(fast);
+        assert!(!window.has_readers());
+    }
+}
