@@ -14,8 +14,8 @@ use crate::oci::{Digest, Manifest, Repository};
 /// How many manifests' fills are remembered as started or done.
 const MAX_REMEMBERED: usize = 4096;
 
-/// How many blobs may wait for their turn; beyond it, the clients' own requests start the fills.
-const MAX_WAITING: usize = 4096;
+/// How many manifests' blobs may wait for their turn; beyond it, the clients' own requests start the fills.
+const MAX_WAITING: usize = 1024;
 
 /// The fills that no client has asked for yet.
 pub(super) struct Background {
@@ -48,22 +48,28 @@ impl Inner {
         if self.offline || manifest.blobs().next().is_none() || self.background.started.get(&key).is_some() {
             return;
         }
+        let Ok(place) = Arc::clone(&self.background.places).try_acquire_owned() else {
+            return;
+        };
         self.background.started.insert(key.clone(), ());
-        for blob in manifest.blobs() {
-            let Ok(place) = Arc::clone(&self.background.places).try_acquire_owned() else {
-                self.background.started.remove(&key);
-                return;
-            };
-            let (inner, key, blob) = (Arc::clone(self), key.clone(), blob.clone());
-            tokio::spawn(async move {
-                let turn = inner.background.turns.acquire().await;
-                if turn.is_err() || !inner.has_or_fills(&key.0, &blob).await {
-                    // The next client that asks for the manifest starts it again.
-                    inner.background.started.remove(&key);
-                }
-                drop(place);
-            });
-        }
+        let (inner, blobs) = (Arc::clone(self), manifest.blobs().cloned().collect::<Vec<_>>());
+        tokio::spawn(async move {
+            // One after the other, so that they start in the order in which a client will ask for them.
+            for blob in blobs {
+                let Ok(turn) = Arc::clone(&inner.background.turns).acquire_owned().await else {
+                    break;
+                };
+                let (inner, key) = (Arc::clone(&inner), key.clone());
+                tokio::spawn(async move {
+                    if !inner.has_or_fills(&key.0, &blob).await {
+                        // The next client that asks for the manifest starts it again.
+                        inner.background.started.remove(&key);
+                    }
+                    drop(turn);
+                });
+            }
+            drop(place);
+        });
     }
 
     /// Brings a blob into the store if it is not there; tells whether it is there or somebody brings it.

@@ -293,7 +293,8 @@ impl Inner {
             let (repository, digest) = (repository.clone(), digest.clone());
             async move {
                 let head = upstream.head_blob(&repository.name, &digest).await?;
-                inner.index.add(&repository, &[(digest, head.size_bytes)]);
+                // Not the size: the bytes must be held against a manifest's word, or none.
+                inner.index.add(&repository, &[(digest, None)]);
                 Ok(head.size_bytes)
             }
         };

@@ -25,9 +25,9 @@ pub fn empty() -> Bytes {
 /// Fails if they are not.
 pub fn check(bytes: &[u8]) -> Result<(), ReferrersError> {
     let index: Value = serde_json::from_slice(bytes)?;
-    match index["manifests"] {
-        Value::Array(_) => Ok(()),
-        _ => Err(ReferrersError::Shapeless),
+    match index.get("manifests") {
+        Some(Value::Array(_)) => Ok(()),
+        Some(_) | None => Err(ReferrersError::Shapeless),
     }
 }
 
@@ -37,7 +37,7 @@ pub fn check(bytes: &[u8]) -> Result<(), ReferrersError> {
 /// Fails if the bytes are no index.
 pub fn filter(bytes: &[u8], artifact_type: &str) -> Result<Bytes, ReferrersError> {
     let mut index: Value = serde_json::from_slice(bytes)?;
-    let Value::Array(manifests) = &mut index["manifests"] else {
+    let Some(Value::Array(manifests)) = index.get_mut("manifests") else {
         return Err(ReferrersError::Shapeless);
     };
     manifests.retain(|manifest| manifest["artifactType"] == artifact_type);
