@@ -33,6 +33,9 @@ fn after_a_kill_in_a_fill_nothing_partial_is_served_and_staging_is_cleared() {
         mirror.ask(&blob_path(&digest)).send().body == whole,
         "other bytes"
     );
+    wait_until("the blob to be published", SOON, || {
+        has_blob(mirror.store(), &digest).then_some(())
+    });
     mirror.stop();
     assert_eq!(assert_blobs_are_whole(mirror.store()), 1);
     assert_nothing_staged(mirror.store());

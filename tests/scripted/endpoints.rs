@@ -123,7 +123,7 @@ fn connections_are_bounded_and_blobs_leave_one_for_manifests() {
             );
         }
     });
-    assert_eq!(upstream.most_connections_at_once(), 4);
+    assert_eq!(upstream.most_requests_at_once(), 4);
 }
 
 #[test]
