@@ -9,7 +9,7 @@
 //!
 //! In the order of a request: `request` (endpoints, redirects), `auth` and `token`
 //! and `credentials` (who wharf is), `connections` (how many at a time), `health`
-//! (whom to leave alone), `send` (one request to one server); `manifest`, `blob`
+//! (whom to leave alone), `send` (one request to one server), `short` (answers that are read whole); `manifest`, `blob`
 //! and `listing` are what is asked; `client` and `public` build what it is sent with.
 
 mod auth;
@@ -24,8 +24,9 @@ mod manifest;
 mod public;
 mod request;
 mod send;
+mod short;
 #[cfg(test)]
-mod testing;
+mod tests;
 mod token;
 
 use std::collections::BTreeMap;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::body::FileStream;
 use super::buffers::Buffers;
-use super::fill::{Fill, FillError, FillTask, Stage};
+use super::fill::{Fill, FillError, FillTask};
 use super::negative::Asked;
 use super::tail::Tail;
 use super::{Inner, Mirror, MirrorError};
@@ -165,7 +165,8 @@ impl Inner {
             let (tail, result) = self.join_fill(upstream, repository, digest, expected);
             let is_others = is_others(tail.fill());
             match self.await_answer(tail, expected, range).await {
-                Ok(blob) => return Ok((blob, result)),
+                Ok((blob, true)) => return Ok((blob, BlobResult::Uncached)),
+                Ok((blob, false)) => return Ok((blob, result)),
                 Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
                 // The leader asked as a client of another repository: this one may fare better.
                 Err(error) if is_others => last = error.into(),
@@ -179,13 +180,13 @@ impl Inner {
         Err(last)
     }
 
-    /// Waits until the fill has something to tell, and opens the blob on it.
+    /// Waits until the fill has something to tell, and opens the blob on it; tells whether it goes past the store.
     async fn await_answer(
         self: &Arc<Self>,
         mut tail: Tail,
         expected: Option<u64>,
         range: Option<ByteRange>,
-    ) -> Result<OpenBlob, FillError> {
+    ) -> Result<(OpenBlob, bool), FillError> {
         let answered = match expected.or(tail.fill().size_bytes()) {
             Some(size) => match timeout(HEADERS_WAIT, tail.answered()).await {
                 Ok(answered) => answered?,
@@ -204,10 +205,12 @@ impl Inner {
             tail = self.stream_alone(&tail, expected)?;
             tail.answered().await?;
         }
-        Ok(OpenBlob {
+        let is_uncached = tail.fill().is_uncached();
+        let blob = OpenBlob {
             size_bytes: answered,
             source: Source::Filling(tail),
-        })
+        };
+        Ok((blob, is_uncached))
     }
 
     /// Starts the fill of a blob, or follows the one under way.
@@ -221,17 +224,8 @@ impl Inner {
         let make = || Fill::new(repository.clone(), digest.clone());
         match self.fills.join(digest.clone(), make) {
             Seat::Follower(fill) => {
-                let result = if matches!(fill.progress().borrow().stage, Stage::Receiving)
-                    && !fill.window().store_takes()
-                {
-                    BlobResult::Uncached
-                } else {
-                    BlobResult::Follow
-                };
-                (
-                    Tail::new(fill, self.buffers.clone(), Some(self.metrics.follower())),
-                    result,
-                )
+                let tail = Tail::new(fill, self.buffers.clone(), Some(self.metrics.follower()));
+                (tail, BlobResult::Follow)
             }
             Seat::Leader(leader) => {
                 // The reader is there before the task starts, which would end without any.

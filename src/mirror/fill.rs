@@ -139,6 +139,12 @@ impl Fill {
         self.progress.borrow().size_bytes
     }
 
+    /// Tells whether bytes arrive that the store does not take.
+    pub(super) fn is_uncached(&self) -> bool {
+        let is_receiving = matches!(self.progress.borrow().stage, Stage::Receiving);
+        is_receiving && !self.window().store_takes()
+    }
+
     fn advance(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
     }

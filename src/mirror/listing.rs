@@ -58,6 +58,17 @@ impl Page {
         names.truncate(n);
         (names, has_more)
     }
+
+    /// Makes a page of what upstream sent as one; some registries send the whole list whatever is asked.
+    fn apply(&self, mut names: Vec<String>, has_more: bool) -> (Vec<String>, bool) {
+        let is_too_long = self.n.is_some_and(|n| names.len() > n as usize);
+        let begins_again = self.last.as_ref().is_some_and(|last| names.contains(last));
+        if !is_too_long && !begins_again {
+            return (names, has_more);
+        }
+        names.sort();
+        self.of(names)
+    }
 }
 
 impl Mirror {
@@ -73,9 +84,10 @@ impl Mirror {
                 let listed = upstream
                     .list_tags(&repository.name, page.n, page.last.as_deref())
                     .await?;
+                let (names, has_more) = page.apply(listed.tags, listed.has_more);
                 Ok(Tags {
-                    names: listed.tags,
-                    has_more: listed.has_more,
+                    names,
+                    has_more,
                     is_stale: false,
                 })
             }

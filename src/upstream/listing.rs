@@ -12,6 +12,7 @@ use super::Upstream;
 use super::error::{Nonsense, UpstreamError};
 use super::request::Question;
 use super::send::is_same_origin;
+use super::short::ShortAnswer;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Digest, RepositoryName, media_type};
 use crate::telemetry::metrics::UpstreamKind;
@@ -39,6 +40,14 @@ struct Tags {
     tags: Option<Vec<String>>,
 }
 
+/// Pages of an index, put together in the first one.
+struct Pages {
+    index: Value,
+    count: usize,
+    /// Of all the pages as they came.
+    size_bytes: usize,
+}
+
 /// Writes which page is asked for; a function, since the serializer must not live across an await.
 fn page_query(n: Option<u32>, last: Option<&str>) -> Option<String> {
     let mut query = form_urlencoded::Serializer::new(String::new());
@@ -63,9 +72,8 @@ impl Upstream {
         let answer = self.ask_short(&question, MAX_TAGS_BYTES).await?;
         let tags: Tags = self.parse(&answer.url, &answer.bytes)?;
         let tags = tags.tags.unwrap_or_default();
-        let is_full = n.is_some_and(|n| n > 0 && tags.len() >= n as usize);
         Ok(TagPage {
-            has_more: is_full || next_page(&answer.headers).is_some(),
+            has_more: next_page(&answer.headers).is_some(),
             bytes: answer.bytes,
             tags,
         })
@@ -88,41 +96,49 @@ impl Upstream {
         );
         let accepted = HeaderValue::from_static(media_type::OCI_INDEX);
         question.headers.insert(ACCEPT, accepted);
-        let mut merged: Option<(Value, usize)> = None;
+        let mut merged: Option<Pages> = None;
         for _ in 0..MAX_REFERRER_PAGES {
             let answer = self.ask_short(&question, MAX_MANIFEST_BYTES).await;
             let answer = answer.map_err(without_referrers_api)?;
-            let mut page: Value = self.parse(&answer.url, &answer.bytes)?;
-            let manifests = self.manifests(&answer.url, &mut page)?;
-            let next = next_page(&answer.headers);
-            if next.is_none() && merged.is_none() {
-                return Ok(answer.bytes);
-            }
-            let (index, length) = match merged.take() {
-                None => (page, 0),
-                Some((mut index, length)) => {
-                    let found = std::mem::take(manifests);
-                    self.manifests(&answer.url, &mut index)?.extend(found);
-                    (index, length)
-                }
-            };
-            let length = length + answer.bytes.len();
-            if length > MAX_MANIFEST_BYTES {
-                let limit_bytes = MAX_MANIFEST_BYTES;
-                return Err(self.nonsense(&answer.url, Nonsense::TooLarge { limit_bytes }));
-            }
-            let Some(next) = next else {
-                return Ok(index.to_string().into());
+            let pages = self.merge(merged.take(), &answer)?;
+            let Some(next) = next_page(&answer.headers) else {
+                return Ok(match pages.count {
+                    1 => answer.bytes,
+                    _ => pages.index.to_string().into(),
+                });
             };
             let next = self.same_registry(&answer.url, next)?;
             (question.path, question.query) = (next.path().to_owned(), next.query().map(str::to_owned));
-            merged = Some((index, length));
+            merged = Some(pages);
         }
         Err(UpstreamError::Invalid {
             host: self.0.host.clone(),
             server: self.0.host.to_string(),
             nonsense: Nonsense::ManyPages(MAX_REFERRER_PAGES),
         })
+    }
+
+    /// Adds a page to those before it.
+    fn merge(&self, before: Option<Pages>, answer: &ShortAnswer) -> Result<Pages, UpstreamError> {
+        let mut index: Value = self.parse(&answer.url, &answer.bytes)?;
+        let found = self.manifests(&answer.url, &mut index)?;
+        let Some(mut pages) = before else {
+            let (count, size_bytes) = (1, answer.bytes.len());
+            return Ok(Pages {
+                index,
+                count,
+                size_bytes,
+            });
+        };
+        let found = std::mem::take(found);
+        self.manifests(&answer.url, &mut pages.index)?.extend(found);
+        pages.count += 1;
+        pages.size_bytes += answer.bytes.len();
+        if pages.size_bytes > MAX_MANIFEST_BYTES {
+            let limit_bytes = MAX_MANIFEST_BYTES;
+            return Err(self.nonsense(&answer.url, Nonsense::TooLarge { limit_bytes }));
+        }
+        Ok(pages)
     }
 
     fn parse<T: DeserializeOwned>(&self, url: &Url, bytes: &[u8]) -> Result<T, UpstreamError> {

@@ -6,33 +6,23 @@
 //! signed URL may have expired when it is used: its registry is then asked once
 //! more for a fresh one.
 
-use std::time::Duration;
-
-use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RANGE};
 use http::{Method, StatusCode};
 use reqwest::Response;
-use tokio::time::timeout;
 use url::Url;
 
 use super::auth::{Authorization, Challenge};
 use super::client::Trust;
 use super::connections::Permit;
-use super::error::{Nonsense, Refusal, UpstreamError, UpstreamErrorClass, Wait};
+use super::error::{Nonsense, Refusal, UpstreamError, UpstreamErrorClass};
 use super::public::is_public_host;
-use super::send::{Outgoing, discard, is_same_origin, root_cause, server_of};
+use super::send::{Outgoing, discard, is_same_origin};
 use super::{Endpoint, Upstream};
 use crate::oci::RepositoryName;
 use crate::telemetry::metrics::UpstreamKind;
 
 /// How many redirects are followed: a registry's to its CDN's, and room for some more.
 const MAX_REDIRECTS: usize = 5;
-
-/// How long a short body may take as a whole, however steadily it comes.
-const MAX_SHORT_BODY_TIME: Duration = Duration::from_secs(60);
-
-/// How often a short answer is asked for, if it breaks off.
-const MAX_SHORT_ATTEMPTS: usize = 2;
 
 /// What is asked of a registry.
 pub(super) struct Question<'a> {
@@ -53,12 +43,13 @@ pub(super) struct Answer {
     pub(super) permit: Permit,
 }
 
-/// An answer whose body was read.
-pub(super) struct ShortAnswer {
-    pub(super) headers: HeaderMap,
-    /// The URL that answered, after redirects.
-    pub(super) url: Url,
-    pub(super) bytes: Bytes,
+/// What may turn an answer into a better one; each is tried once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Remedy {
+    /// The registry's challenge, answered anew.
+    NewToken,
+    /// The registry's redirect, asked for anew.
+    FreshUrl,
 }
 
 impl<'a> Question<'a> {
@@ -72,6 +63,11 @@ impl<'a> Question<'a> {
             query: None,
             headers: HeaderMap::new(),
         }
+    }
+
+    fn is_answered_by(&self, status: StatusCode) -> bool {
+        let is_beyond = status == StatusCode::RANGE_NOT_SATISFIABLE && self.headers.contains_key(RANGE);
+        status.is_success() || is_beyond
     }
 }
 
@@ -100,28 +96,6 @@ impl Upstream {
         }))
     }
 
-    /// Asks, and reads the body if it is not longer than `limit_bytes`.
-    ///
-    /// # Errors
-    /// As [`Upstream::ask`], and if the body is too long or breaks off again.
-    pub(super) async fn ask_short(
-        &self,
-        question: &Question<'_>,
-        limit_bytes: usize,
-    ) -> Result<ShortAnswer, UpstreamError> {
-        let mut attempt = 1;
-        loop {
-            let Answer { response, permit } = self.ask(question).await?;
-            let (url, headers) = (response.url().clone(), response.headers().clone());
-            let read = self.read_short(response, limit_bytes).await;
-            drop(permit);
-            match read {
-                Err(UpstreamError::Unreachable { .. }) if attempt < MAX_SHORT_ATTEMPTS => attempt += 1,
-                read => return read.map(|bytes| ShortAnswer { headers, url, bytes }),
-            }
-        }
-    }
-
     async fn ask_endpoint(
         &self,
         index: usize,
@@ -129,36 +103,30 @@ impl Upstream {
         question: &Question<'_>,
     ) -> Result<Answer, UpstreamError> {
         self.check_rest(&endpoint.base, question.kind)?;
-        let (mut is_refreshed, mut is_asked_again) = (false, false);
-        let mut rejected = None;
+        let (mut rejected, mut tried) = (None, Vec::new());
         loop {
             let authorization = self.authorize(index, question.name, rejected.take()).await?;
             let permit = self.connection(question.kind).await?;
-            let outgoing = outgoing(endpoint, question);
             let header = authorization.as_ref().map(|used| &used.header);
-            let response = self.follow(outgoing, header).await?;
-            let status = response.status();
-            let is_own = is_same_origin(response.url(), &endpoint.base);
-            if is_own {
+            let response = self.follow(outgoing(endpoint, question), header).await?;
+            if is_same_origin(response.url(), &endpoint.base) {
                 self.note_rate_limit(response.headers());
             }
-            let is_range = question.headers.contains_key(RANGE);
-            if status.is_success() || (status == StatusCode::RANGE_NOT_SATISFIABLE && is_range) {
+            if question.is_answered_by(response.status()) {
                 return Ok(Answer { response, permit });
             }
-            if status == StatusCode::UNAUTHORIZED && is_own && !is_refreshed {
-                is_refreshed = endpoint.is_worth_a_new_token(&response, authorization.as_ref());
-                if is_refreshed {
-                    rejected = authorization.map(|used| used.header);
+            match endpoint.remedy(&response, authorization.as_ref()) {
+                Some(remedy) if !tried.contains(&remedy) => {
+                    if remedy == Remedy::NewToken {
+                        rejected = authorization.map(|used| used.header);
+                    }
+                    tried.push(remedy);
                     discard(response).await;
-                    continue;
+                }
+                Some(_) | None => {
+                    return Err(self.judge(response.url(), response.status(), response.headers()));
                 }
             }
-            if !is_own && is_expired(status) && !is_asked_again {
-                is_asked_again = true;
-                continue;
-            }
-            return Err(self.judge(response.url(), status, response.headers()));
         }
     }
 
@@ -230,55 +198,6 @@ impl Upstream {
         })
     }
 
-    /// Reads a body of at most `limit_bytes`.
-    ///
-    /// # Errors
-    /// Fails if it is longer, breaks off or takes too long.
-    pub(super) async fn read_short(
-        &self,
-        mut response: Response,
-        limit_bytes: usize,
-    ) -> Result<Bytes, UpstreamError> {
-        let url = response.url().clone();
-        let too_large = || self.nonsense(&url, Nonsense::TooLarge { limit_bytes });
-        if content_length(response.headers()).is_some_and(|length| length > limit_bytes as u64) {
-            return Err(too_large());
-        }
-        let mut body = Vec::new();
-        let read = async {
-            loop {
-                let next = timeout(self.0.idle_timeout, response.chunk()).await;
-                let next = next.map_err(|_| self.late(&url, self.0.idle_timeout))?;
-                match next.map_err(|error| self.broke(&url, &error))? {
-                    None => return Ok(()),
-                    Some(bytes) if body.len() + bytes.len() > limit_bytes => return Err(too_large()),
-                    Some(bytes) => body.extend_from_slice(&bytes),
-                }
-            }
-        };
-        let read = timeout(MAX_SHORT_BODY_TIME, read).await;
-        self.0.received.inc_by(body.len() as u64);
-        read.unwrap_or_else(|_| Err(self.late(&url, MAX_SHORT_BODY_TIME)))?;
-        Ok(body.into())
-    }
-
-    fn late(&self, url: &Url, after: Duration) -> UpstreamError {
-        UpstreamError::Timeout {
-            host: self.0.host.clone(),
-            server: server_of(url).to_owned(),
-            wait: Wait::Body,
-            after,
-        }
-    }
-
-    fn broke(&self, url: &Url, error: &reqwest::Error) -> UpstreamError {
-        UpstreamError::Unreachable {
-            host: self.0.host.clone(),
-            server: server_of(url).to_owned(),
-            reason: root_cause(error),
-        }
-    }
-
     fn note_rate_limit(&self, headers: &HeaderMap) {
         // `100;w=21600`: how many, and in which window.
         let count = |name: &str| {
@@ -293,6 +212,16 @@ impl Upstream {
 }
 
 impl Endpoint {
+    /// Finds what may turn an answer into a better one.
+    fn remedy(&self, response: &Response, used: Option<&Authorization>) -> Option<Remedy> {
+        let status = response.status();
+        if !is_same_origin(response.url(), &self.base) {
+            return is_expired(status).then_some(Remedy::FreshUrl);
+        }
+        let is_refused = status == StatusCode::UNAUTHORIZED;
+        (is_refused && self.is_worth_a_new_token(response, used)).then_some(Remedy::NewToken)
+    }
+
     /// Remembers the challenge of a 401, and tells whether another token may help.
     fn is_worth_a_new_token(&self, response: &Response, used: Option<&Authorization>) -> bool {
         let Some(challenge) = Challenge::choose(response.headers()) else {

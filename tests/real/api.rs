@@ -169,7 +169,8 @@ fn ranges_of_a_blob_are_what_the_registry_has_there() {
         beyond.header("content-range"),
         Some(format!("bytes */{}", whole.len()).as_str())
     );
-    registry.assert_fetched_once(std::slice::from_ref(blob));
+    // One by this test itself, and one by the mirror.
+    assert_eq!(registry.blob_gets()[blob], 2);
 }
 
 #[test]
@@ -195,7 +196,10 @@ fn tags_are_listed_page_by_page_along_the_link_header() {
         assert!(path.starts_with("/v2/"), "{path}");
         assert!(paged.len() <= all.len(), "{paged:?}");
     }
-    assert_eq!(paged, all);
+    // distribution 2.8 knows no pages and no order; the mirror cuts its list as the specification says.
+    let mut sorted = all.clone();
+    sorted.sort_unstable();
+    assert_eq!(paged, sorted);
 }
 
 #[test]
