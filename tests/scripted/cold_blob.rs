@@ -6,7 +6,7 @@ use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
-use super::{APP, MIB, SOON, ask_until, at_once, blob_path, manifest_path, settle, start};
+use super::{APP, MIB, SOON, ask_until, at_once, blob_path, manifest_path, settle, start, wait_for_metric};
 
 /// What upstream sends before it stalls.
 const FIRST: usize = 100_000;
@@ -72,7 +72,7 @@ fn a_fill_goes_on_when_every_client_has_left() {
         (upstream.blob_gets(&digest), upstream.bytes_sent(&digest)),
         (1, whole.len())
     );
-    assert_eq!(mirror.metric("wharf_fills_total", "published"), 1.0);
+    wait_for_metric(&mirror, "wharf_fills_total", "published", |count| count == 1.0);
 }
 
 #[test]
