@@ -98,6 +98,13 @@ fn ask_until(mirror: &Mirror, path: &str, what: &str, is_meant: impl Fn(&Answer)
     })
 }
 
+/// Waits until a metric has the value that it must have in the end; what is counted after an answer may come after it.
+fn wait_for_metric(mirror: &Mirror, name: &str, labels: &str, is_meant: impl Fn(f64) -> bool) {
+    wait_until(&format!("{name} {labels}"), SOON, || {
+        is_meant(mirror.metric(name, labels)).then_some(())
+    });
+}
+
 /// Asserts that an answer is an error of the specification's form.
 fn assert_error(answer: &Answer, status: u16, code: &str) {
     assert_eq!(

@@ -6,7 +6,7 @@ use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
-use super::{APP, MIB, SOON, ask_until, at_once, blob_path, manifest_path, settle, start};
+use super::{APP, MIB, SOON, ask_until, at_once, blob_path, manifest_path, settle, start, wait_for_metric};
 
 /// What upstream sends before it stalls.
 const FIRST: usize = 100_000;
@@ -72,10 +72,7 @@ fn a_fill_goes_on_when_every_client_has_left() {
         (upstream.blob_gets(&digest), upstream.bytes_sent(&digest)),
         (1, whole.len())
     );
-    // Counted when all is done, which is after the blob has its name.
-    wait_until("the fill to be counted", SOON, || {
-        (mirror.metric("wharf_fills_total", "published") == 1.0).then_some(())
-    });
+    wait_for_metric(&mirror, "wharf_fills_total", "published", |count| count == 1.0);
 }
 
 #[test]
@@ -162,6 +159,16 @@ fn a_head_during_a_fill_needs_no_question() {
         (upstream.blob_gets(&layer), upstream.count(&blob(&layer))),
         (1, 1)
     );
+}
+
+#[test]
+fn a_head_of_a_blob_whose_length_nobody_knows_tells_none() {
+    let (upstream, mirror) = start();
+    let digest = upstream.add_blob(APP, bytes(5000, 6));
+    upstream.script(blobs(), then().without_length());
+    let answer = mirror.ask(&blob_path(&digest)).method("HEAD").send();
+    // A client would take 0 for the blob's length.
+    assert_eq!((answer.status, answer.header("content-length")), (200, None));
 }
 
 #[test]

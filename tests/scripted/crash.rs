@@ -16,7 +16,9 @@ fn after_a_kill_in_a_fill_nothing_partial_is_served_and_staging_is_cleared() {
     upstream.script(blob(&digest), then().pause(600_000, &gate).once());
     let mut reader = mirror.ask(&blob_path(&digest)).open();
     assert!(reader.read(600_000) == whole[..600_000], "other bytes");
-    assert!(staged_bytes(mirror.store()) > 0);
+    wait_until("the store to have some of it", SOON, || {
+        (staged_bytes(mirror.store()) > 0).then_some(())
+    });
     mirror.kill();
     let cut = reader.end().expect_err("a body that is cut");
     assert_eq!(cut.answer.expect("a head").body.len(), 0);
@@ -33,6 +35,9 @@ fn after_a_kill_in_a_fill_nothing_partial_is_served_and_staging_is_cleared() {
         mirror.ask(&blob_path(&digest)).send().body == whole,
         "other bytes"
     );
+    wait_until("the blob to be published", SOON, || {
+        has_blob(mirror.store(), &digest).then_some(())
+    });
     mirror.stop();
     assert_eq!(assert_blobs_are_whole(mirror.store()), 1);
     assert_nothing_staged(mirror.store());

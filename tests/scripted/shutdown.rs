@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
-use crate::support::store::assert_nothing_staged;
+use crate::support::store::{assert_nothing_staged, has_blob};
 use crate::support::upstream::{Upstream, blob, bytes, then};
 
 use super::{APP, MIB, SOON, blob_path, start};
@@ -61,4 +61,16 @@ fn clients_that_do_not_end_are_cut_after_drain_timeout() {
         "what is not whole does not end as if it were"
     );
     assert_nothing_staged(mirror.store());
+}
+
+#[test]
+fn a_blob_that_a_client_has_whole_is_published_before_the_end() {
+    let (upstream, mut mirror) = start();
+    for seed in 0..5 {
+        let digest = upstream.add_blob(APP, bytes(2 * MIB, seed));
+        assert_eq!(mirror.ask(&blob_path(&digest)).send().status, 200);
+        mirror.stop();
+        assert!(has_blob(mirror.store(), &digest), "fetched, and thrown away");
+        mirror.start_again();
+    }
 }

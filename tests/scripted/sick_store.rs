@@ -8,7 +8,7 @@ use crate::support::mirror::{Mirror, Options};
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blobs, bytes, then};
 
-use super::{APP, MIB, assert_unavailable, at_once, blob_path, manifest_path, settle};
+use super::{APP, MIB, assert_unavailable, at_once, blob_path, manifest_path, settle, wait_for_metric};
 
 /// Too small for the blobs here, large enough for manifests, records and the index.
 const MAX_FILE: u64 = MIB as u64;
@@ -38,16 +38,8 @@ fn what_does_not_fit_is_served_all_the_same_and_not_kept() {
             "other bytes"
         );
     }
-    assert!(
-        mirror.metric("wharf_store_errors_total", "") >= 1.0,
-        "{}",
-        mirror.metrics()
-    );
-    assert!(
-        mirror.metric("wharf_fills_total", "uncached") >= 1.0,
-        "{}",
-        mirror.metrics()
-    );
+    wait_for_metric(&mirror, "wharf_store_errors_total", "", |count| count >= 1.0);
+    wait_for_metric(&mirror, "wharf_fills_total", "uncached", |count| count >= 1.0);
     assert!(!has_blob(mirror.store(), &image.layers[0]));
     assert!(has_blob(mirror.store(), &image.layers[1]), "what fits is kept");
     assert_blobs_are_whole(mirror.store());
@@ -120,7 +112,7 @@ fn a_hundred_clients_of_a_full_store_cause_a_bounded_number_of_gets_at_a_time() 
         "who asks for one blob shares its stream: {served:?}"
     );
     assert_eq!(upstream.most_blob_gets_at_once(), 3);
-    assert_eq!(mirror.metric("wharf_uncached_streams", ""), 0.0);
+    wait_for_metric(&mirror, "wharf_uncached_streams", "", |count| count == 0.0);
     wait_until_nothing_is_staged(mirror.store());
 }
 
@@ -158,7 +150,7 @@ fn an_error_of_the_file_system_is_not_a_miss_and_streams_are_bounded_and_shared(
     for digest in &digests[2..] {
         assert_unavailable(&mirror.ask(&blob_path(digest)).send());
     }
-    assert_eq!(mirror.metric("wharf_uncached_streams", ""), 2.0);
+    wait_for_metric(&mirror, "wharf_uncached_streams", "", |count| count == 2.0);
     gate.open();
     for (blob, reader) in readers {
         assert_eq!(reader.status, 200);

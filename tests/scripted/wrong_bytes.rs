@@ -2,12 +2,11 @@
 
 use crate::support::client::Cut;
 use crate::support::curl::Answer;
-use crate::support::process::wait_until;
 use crate::support::sha256;
 use crate::support::store::{files_below, wait_until_nothing_is_staged};
 use crate::support::upstream::{OCI_MANIFEST, Then, blob, bytes, image_manifest, manifest, then};
 
-use super::{APP, SOON, ask_until, at_once, blob_path, manifest_path, start};
+use super::{APP, ask_until, at_once, blob_path, manifest_path, start, wait_for_metric};
 
 const LENGTH: usize = 300_000;
 
@@ -45,9 +44,7 @@ fn wrong_bytes_are_cut_short_and_leave_nothing() {
             assert_not_taken_for_whole(&outcome, &digest, what);
         }
         if what != "a length that is too large" {
-            wait_until("the fill to fail", SOON, || {
-                (mirror.metric("wharf_fills_total", "failed") >= 1.0).then_some(())
-            });
+            wait_for_metric(&mirror, "wharf_fills_total", "failed", |count| count >= 1.0);
             assert_eq!(files_below(&mirror.store().join("blobs")).len(), 0, "{what}");
         }
         wait_until_nothing_is_staged(mirror.store());

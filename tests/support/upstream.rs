@@ -233,9 +233,9 @@ impl Upstream {
         self.state().record.most_blob_gets
     }
 
-    /// The most connections that were open at one time, to registry and CDN together.
-    pub fn most_connections_at_once(&self) -> usize {
-        self.state().record.most_sockets
+    /// The most requests that were being answered at one time, by registry and CDN together.
+    pub fn most_requests_at_once(&self) -> usize {
+        self.state().record.most_requests
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

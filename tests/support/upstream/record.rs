@@ -105,8 +105,9 @@ pub(super) fn query(target: &str, key: &str) -> Option<String> {
 pub(super) struct Record {
     pub(super) asked: Vec<Asked>,
     pub(super) most_blob_gets: usize,
-    pub(super) most_sockets: usize,
+    pub(super) most_requests: usize,
     blob_gets: usize,
+    requests: usize,
     sent: HashMap<String, usize>,
     sockets: HashMap<u64, TcpStream>,
     next_socket: u64,
@@ -115,6 +116,8 @@ pub(super) struct Record {
 impl Record {
     /// Notes a request; returns its number.
     pub(super) fn arrived(&mut self, asked: Asked) -> usize {
+        self.requests += 1;
+        self.most_requests = self.most_requests.max(self.requests);
         if asked.is_blob_get() {
             self.blob_gets += 1;
             self.most_blob_gets = self.most_blob_gets.max(self.blob_gets);
@@ -128,8 +131,9 @@ impl Record {
         self.asked[request].status = status;
     }
 
-    /// Notes that a request's answer has ended, however it did.
+    /// Notes that a request's answer ends, however it does.
     pub(super) fn ended(&mut self, request: usize) {
+        self.requests -= 1;
         if self.asked[request].is_blob_get() {
             self.blob_gets -= 1;
         }
@@ -147,7 +151,6 @@ impl Record {
     pub(super) fn connected(&mut self, socket: TcpStream) -> u64 {
         self.next_socket += 1;
         self.sockets.insert(self.next_socket, socket);
-        self.most_sockets = self.most_sockets.max(self.sockets.len());
         self.next_socket
     }
 

@@ -98,64 +98,122 @@ fn serve_requests(shared: &Shared, socket: TcpStream, answer: Answer) -> io::Res
         let mut words = head.first_line.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let asked = Asked::new(method, target, head.headers);
-        let request = shared.state().record.arrived(asked.clone());
-        let next = respond(shared, &asked, request, answer, connection.get_mut());
-        shared.state().record.ended(request);
-        if next? == Next::Close {
+        let mut exchange = Exchange::start(shared, &asked);
+        if exchange.respond(answer, connection.get_mut())? == Next::Close {
             break;
         }
     }
     Ok(())
 }
 
-/// Answers one request.
-fn respond(
-    shared: &Shared,
-    asked: &Asked,
+/// One request and its answer.
+struct Exchange<'a> {
+    shared: &'a Shared,
+    asked: &'a Asked,
     request: usize,
-    answer: Answer,
-    out: &mut impl Write,
-) -> io::Result<Next> {
-    let then = shared.state().script.play(asked);
-    if let Some(gate) = &then.hold {
-        gate.pass();
+    has_ended: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn start(shared: &'a Shared, asked: &'a Asked) -> Self {
+        Self {
+            shared,
+            asked,
+            request: shared.state().record.arrived(asked.clone()),
+            has_ended: false,
+        }
     }
-    if then.hangs_up {
-        return Ok(Next::Close);
+
+    fn respond(&mut self, answer: Answer, out: &mut impl Write) -> io::Result<Next> {
+        let then = self.shared.state().script.play(self.asked);
+        if let Some(gate) = &then.hold {
+            gate.pass();
+        }
+        if then.hangs_up {
+            return Ok(Next::Close);
+        }
+        let mut reply = match then.status {
+            Some(status) => Reply::error(status, "SCRIPTED"),
+            None => answer(self.shared, self.asked, &then),
+        };
+        for (name, value) in &then.headers {
+            reply = reply.header(name, value);
+        }
+        self.shared.state().record.answered(self.request, reply.status);
+        let has_body = self.asked.method != "HEAD";
+        if !has_body || reply.part.is_empty() {
+            self.end();
+        }
+        send_head(&mut reply, then.length, out)?;
+        if !has_body {
+            return Ok(Next::Request);
+        }
+        self.send_body(&reply, &then, out)
     }
-    let mut reply = match then.status {
-        Some(status) => Reply::error(status, "SCRIPTED"),
-        None => answer(shared, asked, &then),
-    };
-    for (name, value) in &then.headers {
-        reply = reply.header(name, value);
+
+    fn send_body(&mut self, reply: &Reply, then: &Then, out: &mut impl Write) -> io::Result<Next> {
+        let body = body_of(reply, then);
+        let end = then.truncate.unwrap_or(body.len()).min(body.len());
+        let pause = then.pause.as_ref();
+        let mut sent = 0;
+        loop {
+            if let Some((_, gate)) = pause.filter(|(after, _)| *after == sent) {
+                gate.pass();
+            }
+            if sent == end {
+                break;
+            }
+            let next_pause = pause.map(|(after, _)| *after).filter(|after| *after > sent);
+            let piece = &body[sent..end.min(sent + PIECE).min(next_pause.unwrap_or(end))];
+            sent += piece.len();
+            if sent == end {
+                self.end();
+            }
+            send_piece(piece, then, out)?;
+            if let Some(digest) = &reply.digest {
+                self.shared.state().record.sent(digest, piece.len());
+            }
+        }
+        if end < body.len() || matches!(then.length, Length::Off(_)) {
+            return Ok(Next::Close);
+        }
+        if then.length == Length::Absent {
+            out.write_all(b"0\r\n\r\n")?;
+            out.flush()?;
+        }
+        Ok(Next::Request)
     }
-    shared.state().record.answered(request, reply.status);
-    send_head(&mut reply, then.length, out)?;
-    if asked.method == "HEAD" {
-        return Ok(Next::Request);
+
+    /// Counts as over from before the last byte on: who has that byte may ask again at once.
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.shared.state().record.ended(self.request);
+        }
     }
-    send_body(shared, &reply, &then, out)
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 fn send_head(reply: &mut Reply, length: Length, out: &mut impl Write) -> io::Result<()> {
     let (name, value) = match length {
         Length::True => ("content-length", reply.part.len().to_string()),
-        Length::Off(by) => (
-            "content-length",
-            reply.part.len().saturating_add_signed(by).to_string(),
-        ),
+        Length::Off(by) => {
+            let length = reply.part.len().saturating_add_signed(by);
+            ("content-length", length.to_string())
+        }
         Length::Absent => ("transfer-encoding", "chunked".to_owned()),
     };
     reply.headers.push((name.to_owned(), value));
-    write_head(
-        out,
-        &format!("HTTP/1.1 {} Scripted", reply.status),
-        &reply.headers,
-    )
+    let first_line = format!("HTTP/1.1 {} Scripted", reply.status);
+    write_head(out, &first_line, &reply.headers)
 }
 
-fn send_body(shared: &Shared, reply: &Reply, then: &Then, out: &mut impl Write) -> io::Result<Next> {
+/// The bytes that are to be sent, right or wrong.
+fn body_of(reply: &Reply, then: &Then) -> Vec<u8> {
     let mut body = reply.body[reply.part.clone()].to_vec();
     let corrupt = then
         .corrupt
@@ -163,37 +221,7 @@ fn send_body(shared: &Shared, reply: &Reply, then: &Then, out: &mut impl Write) 
     if let Some(byte) = corrupt.and_then(|offset| body.get_mut(offset)) {
         *byte ^= 0xff;
     }
-    let end = then.truncate.unwrap_or(body.len()).min(body.len());
-    let mut sent = 0;
-    loop {
-        if let Some((after, gate)) = &then.pause
-            && sent == *after
-        {
-            gate.pass();
-        }
-        if sent == end {
-            break;
-        }
-        let pause = then
-            .pause
-            .as_ref()
-            .map(|(after, _)| *after)
-            .filter(|after| *after > sent);
-        let piece = &body[sent..end.min(sent + PIECE).min(pause.unwrap_or(end))];
-        send_piece(piece, then, out)?;
-        sent += piece.len();
-        if let Some(digest) = &reply.digest {
-            shared.state().record.sent(digest, piece.len());
-        }
-    }
-    if end < body.len() || matches!(then.length, Length::Off(_)) {
-        return Ok(Next::Close);
-    }
-    if then.length == Length::Absent {
-        out.write_all(b"0\r\n\r\n")?;
-        out.flush()?;
-    }
-    Ok(Next::Request)
+    body
 }
 
 fn send_piece(piece: &[u8], then: &Then, out: &mut impl Write) -> io::Result<()> {
