@@ -1,17 +1,20 @@
 //! The index, in sled on a local disk: what the store says, found quickly.
 //!
 //! It holds which repository has which manifests and blobs, as the manifests in
-//! the store tell. All of it can be read from the store again; deleting the
-//! index loses nothing, and so what fails here is logged and taken for "not known".
+//! the store tell, and which hosts have sent which bytes. What of it cannot be read from the
+//! store again is asked upstream again; deleting the index loses nothing, and so what fails
+//! here is logged and taken for "not known".
 //!
 //! | tree | key | value |
 //! |---|---|---|
 //! | `members` | `<host>/<name>` 0 `<digest>` | size in bytes, 8 bytes big-endian; empty if not known |
 //! | `read` | `<host>/<name>` 0 `<digest of a manifest>` | empty: the manifest's members are in `members` |
+//! | `senders` | `<host>` 0 `<digest>` | empty: the host has sent these bytes |
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, RegistryHost, Repository};
 
 /// sled's own default would be a gigabyte.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -21,6 +24,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 pub struct Index {
     members: sled::Tree,
     read: sled::Tree,
+    senders: sled::Tree,
 }
 
 /// Why the index cannot be opened. Each text says the remedy.
@@ -58,6 +62,7 @@ impl Index {
         Ok(Self {
             members: db.open_tree("members").map_err(error)?,
             read: db.open_tree("read").map_err(error)?,
+            senders: db.open_tree("senders").map_err(error)?,
         })
     }
 
@@ -95,11 +100,21 @@ impl Index {
     pub fn mark_read(&self, repository: &Repository, manifest: &Digest) {
         logged(self.read.insert(key(repository, manifest), b""));
     }
+
+    /// Tells whether a host has sent the bytes of this digest.
+    pub fn has_sent(&self, host: &RegistryHost, digest: &Digest) -> bool {
+        logged(self.senders.contains_key(key(host, digest))).unwrap_or(false)
+    }
+
+    /// Notes that a host has sent the bytes of this digest.
+    pub fn mark_sent(&self, host: &RegistryHost, digest: &Digest) {
+        logged(self.senders.insert(key(host, digest), b""));
+    }
 }
 
-/// Neither a repository nor a digest has a zero byte.
-fn key(repository: &Repository, digest: &Digest) -> Vec<u8> {
-    format!("{repository}\0{digest}").into_bytes()
+/// Neither a repository, a host nor a digest has a zero byte.
+fn key(of: &impl Display, digest: &Digest) -> Vec<u8> {
+    format!("{of}\0{digest}").into_bytes()
 }
 
 fn logged<T>(result: sled::Result<T>) -> Option<T> {

@@ -50,6 +50,7 @@ use background::Background;
 use buffers::Buffers;
 use fill::{Fill, StoreHealth, UncachedPermits};
 use manifest::ManifestMemory;
+use membership::Trusted;
 use negative::Negatives;
 
 /// A mirror of registries over one store. Cheap to clone.
@@ -76,6 +77,7 @@ struct Inner {
     listings: listing::ListingQuestions,
     negatives: Negatives,
     background: Background,
+    trusted: Trusted,
 }
 
 impl Mirror {
@@ -101,6 +103,7 @@ impl Mirror {
             listings: listing::ListingQuestions::default(),
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
+            trusted: Trusted::new(config),
         };
         Self {
             inner: Arc::new(inner),

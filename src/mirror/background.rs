@@ -6,8 +6,10 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::Inner;
-use super::fill::{Fill, Stage};
+use super::blob::Wanted;
+use super::fill::Stage;
 use crate::flight::Seat;
+use crate::index::Member;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{Digest, Manifest, Repository};
 
@@ -92,12 +94,22 @@ impl Inner {
         let Ok(upstream) = self.upstream(&repository.host) else {
             return false;
         };
-        let make = || Fill::new(repository.clone(), blob.digest.clone());
-        match self.fills.join(blob.digest.clone(), make) {
+        let is_trusted = self.trusts(&repository.host, &blob.digest);
+        let member = Member {
+            size_bytes: Some(blob.size_bytes),
+        };
+        let wanted = Wanted {
+            upstream,
+            repository,
+            digest: &blob.digest,
+            expected_size: member.size_bytes,
+            standing: self.standing(Some(member), is_trusted),
+        };
+        match self.fills.join(blob.digest.clone(), || wanted.fill()) {
             Seat::Follower(_) => true,
             Seat::Leader(leader) => {
                 let fill = Arc::clone(leader.flight());
-                self.fill_task(upstream, Arc::clone(&fill), Some(leader), Some(blob.size_bytes))
+                self.fill_task(&wanted, Arc::clone(&fill), Some(leader))
                     .run()
                     .await;
                 matches!(fill.progress().borrow().stage, Stage::Verified)

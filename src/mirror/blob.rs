@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::body::FileStream;
 use super::buffers::Buffers;
-use super::fill::{Fill, FillError, FillTask};
+use super::fill::{Fill, FillError, FillTask, Standing};
 use super::negative::Asked;
 use super::tail::Tail;
 use super::{Inner, Mirror, MirrorError};
@@ -47,6 +47,23 @@ pub struct BlobStream(Origin);
 enum Origin {
     Stored(FileStream),
     Filling(Box<Tail>),
+}
+
+/// A blob that is to be brought, and what is known of it.
+pub(super) struct Wanted<'a> {
+    pub(super) upstream: Upstream,
+    pub(super) repository: &'a Repository,
+    pub(super) digest: &'a Digest,
+    /// What a manifest says of its size.
+    pub(super) expected_size: Option<u64>,
+    pub(super) standing: Standing,
+}
+
+impl Wanted<'_> {
+    /// Makes a fill that nobody works on yet.
+    pub(super) fn fill(&self) -> Fill {
+        Fill::new(self.repository.clone(), self.digest.clone())
+    }
 }
 
 /// What the store says of a blob.
@@ -143,7 +160,10 @@ impl Inner {
         let mut last = MirrorError::Fill(FillError::Abandoned);
         for _ in 0..MAX_JOINS {
             let member = self.member(repository, digest).await;
-            if let Lookup::Stored(file, size) = self.look_up(digest, member).await {
+            let is_trusted = self.trusts(&repository.host, digest);
+            if let Lookup::Stored(file, size) = self.look_up(digest, member).await
+                && is_trusted
+            {
                 if member.is_none() {
                     self.ask_for_blob(repository, digest).await?;
                 }
@@ -156,15 +176,23 @@ impl Inner {
             if let Some(error) = self.negatives.get(&asked) {
                 return Err(error);
             }
-            let is_others = |fill: &Fill| fill.repository != *repository;
-            if member.is_none() && self.fills.get(digest).is_some_and(|fill| is_others(&fill)) {
-                self.ask_for_blob(repository, digest).await?;
+            let wanted = Wanted {
+                upstream: self.upstream(&repository.host)?,
+                repository,
+                digest,
+                expected_size: member.and_then(|member| member.size_bytes),
+                standing: self.standing(member, is_trusted),
+            };
+            let (mut tail, result) = self.join_fill(&wanted);
+            let is_others = tail.fill().repository != *repository;
+            if is_others {
+                match wanted.standing {
+                    Standing::Member => {}
+                    Standing::Unknown => drop(self.ask_for_blob(repository, digest).await?),
+                    Standing::Untrusted => tail = self.stream_alone(&wanted),
+                }
             }
-            let upstream = self.upstream(&repository.host)?;
-            let expected = member.and_then(|member| member.size_bytes);
-            let (tail, result) = self.join_fill(upstream, repository, digest, expected);
-            let is_others = is_others(tail.fill());
-            match self.await_answer(tail, expected, range).await {
+            match self.await_answer(tail, &wanted, range).await {
                 Ok((blob, true)) => return Ok((blob, BlobResult::Uncached)),
                 Ok((blob, false)) => return Ok((blob, result)),
                 Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
@@ -180,14 +208,22 @@ impl Inner {
         Err(last)
     }
 
+    pub(super) fn standing(&self, member: Option<Member>, is_trusted: bool) -> Standing {
+        match member {
+            _ if !is_trusted => Standing::Untrusted,
+            Some(_) => Standing::Member,
+            None => Standing::Unknown,
+        }
+    }
+
     /// Waits until the fill has something to tell, and opens the blob on it; tells whether it goes past the store.
     async fn await_answer(
         self: &Arc<Self>,
         mut tail: Tail,
-        expected: Option<u64>,
+        wanted: &Wanted<'_>,
         range: Option<ByteRange>,
     ) -> Result<(OpenBlob, bool), FillError> {
-        let answered = match expected.or(tail.fill().size_bytes()) {
+        let answered = match wanted.expected_size.or(tail.fill().size_bytes()) {
             Some(size) => match timeout(HEADERS_WAIT, tail.answered()).await {
                 Ok(answered) => answered?,
                 Err(_) => Some(size),
@@ -202,7 +238,7 @@ impl Inner {
             _ => 0,
         };
         if !tail.fill().window().can_be_read_from(start) {
-            tail = self.stream_alone(&tail, expected)?;
+            tail = self.stream_alone(wanted);
             tail.answered().await?;
         }
         let is_uncached = tail.fill().is_uncached();
@@ -214,15 +250,8 @@ impl Inner {
     }
 
     /// Starts the fill of a blob, or follows the one under way.
-    fn join_fill(
-        self: &Arc<Self>,
-        upstream: Upstream,
-        repository: &Repository,
-        digest: &Digest,
-        expected: Option<u64>,
-    ) -> (Tail, BlobResult) {
-        let make = || Fill::new(repository.clone(), digest.clone());
-        match self.fills.join(digest.clone(), make) {
+    fn join_fill(self: &Arc<Self>, wanted: &Wanted<'_>) -> (Tail, BlobResult) {
+        match self.fills.join(wanted.digest.clone(), || wanted.fill()) {
             Seat::Follower(fill) => {
                 let tail = Tail::new(fill, self.buffers.clone(), Some(self.metrics.follower()));
                 (tail, BlobResult::Follow)
@@ -231,43 +260,39 @@ impl Inner {
                 // The reader is there before the task starts, which would end without any.
                 let tail = Tail::new(Arc::clone(leader.flight()), self.buffers.clone(), None);
                 let fill = Arc::clone(leader.flight());
-                tokio::spawn(self.fill_task(upstream, fill, Some(leader), expected).run());
+                tokio::spawn(self.fill_task(wanted, fill, Some(leader)).run());
                 (tail, BlobResult::Fill)
             }
         }
     }
 
-    /// Streams a blob for one client, which came too late to share what goes past the store.
-    fn stream_alone(self: &Arc<Self>, late: &Tail, expected: Option<u64>) -> Result<Tail, FillError> {
-        let Fill {
-            repository, digest, ..
-        } = &**late.fill();
-        let upstream = self.upstreams.get(&repository.host)?;
-        let fill = Arc::new(Fill::new(repository.clone(), digest.clone()));
+    /// Streams a blob for one client, who cannot share what others have: it goes past the store.
+    fn stream_alone(self: &Arc<Self>, wanted: &Wanted<'_>) -> Tail {
+        let fill = Arc::new(wanted.fill());
         let tail = Tail::new(Arc::clone(&fill), self.buffers.clone(), None);
-        tokio::spawn(self.fill_task(upstream, fill, None, expected).run());
-        Ok(tail)
+        tokio::spawn(self.fill_task(wanted, fill, None).run());
+        tail
     }
 
     pub(super) fn fill_task(
         &self,
-        upstream: Upstream,
+        wanted: &Wanted<'_>,
         fill: Arc<Fill>,
         leader: Option<Leader<Digest, Fill>>,
-        expected_size: Option<u64>,
     ) -> FillTask {
         FillTask {
             store: self.store.clone(),
             disk: self.disk.clone(),
             index: self.index.clone(),
-            upstream,
+            upstream: wanted.upstream.clone(),
             metrics: self.metrics.clone(),
             buffers: self.buffers.clone(),
             health: self.health.clone(),
-            permits: self.permits.of(&fill.repository.host),
+            permits: self.permits.of(&wanted.repository.host),
             fill,
             leader,
-            expected_size,
+            expected_size: wanted.expected_size,
+            standing: wanted.standing,
         }
     }
 

@@ -55,6 +55,17 @@ pub(super) struct Progress {
     pub(super) size_bytes: Option<u64>,
 }
 
+/// What a fill's repository may have of a blob that somebody else has brought in the meantime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is known to have the blob.
+    Member,
+    /// Upstream must say first that it has the blob.
+    Unknown,
+    /// Upstream must send the blob: its word is not taken.
+    Untrusted,
+}
+
 /// Where a fill stands.
 #[derive(Clone, Debug)]
 pub(super) enum Stage {

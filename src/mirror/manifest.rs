@@ -174,7 +174,7 @@ impl Inner {
     }
 
     async fn manifest_by_digest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Answer {
-        if self.member(repository, digest).await.is_some()
+        if self.may_share(repository, digest).await
             && let Some(known) = self.stored_manifest(digest).await
         {
             return Ok((known, ManifestResult::Hit));
@@ -245,7 +245,9 @@ impl Inner {
     async fn ask_for_digest(&self, repository: &Repository, digest: &Digest) -> Answer {
         let upstream = self.upstream(&repository.host)?;
         let reference = Reference::Digest(digest.clone());
-        if let Some(known) = self.stored_manifest(digest).await {
+        if self.trusts(&repository.host, digest)
+            && let Some(known) = self.stored_manifest(digest).await
+        {
             // Fetched from another repository: does this one have it?
             let head = upstream.head_manifest(&repository.name, &reference).await?;
             if head.digest.as_ref() == Some(digest) {
@@ -266,7 +268,7 @@ impl Inner {
             match head {
                 Ok(head) => {
                     if let Some(digest) = &head.digest
-                        && self.member(repository, digest).await.is_some()
+                        && self.may_share(repository, digest).await
                         && let Some(known) = self.stored_manifest(digest).await
                     {
                         self.add_record(repository, &subject, digest).await;
@@ -305,6 +307,7 @@ impl Inner {
             bytes: fetched.bytes,
             manifest,
         });
+        self.index.mark_sent(&repository.host, digest);
         self.keep(repository, &known, Some(verified)).await;
         Ok(known)
     }

@@ -5,11 +5,15 @@ use std::path::Path;
 use crate::support::client::Request;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
+use crate::support::proxy::Proxy;
 use crate::support::store::has_blob;
-use crate::support::upstream::{Image, Upstream, blob, bytes};
+use crate::support::tls::Authority;
+use crate::support::upstream::{
+    Image, OCI_INDEX, OCI_MANIFEST, Upstream, blob, bytes, descriptor, index, then,
+};
 
 use super::credentials::htpasswd;
-use super::{APP, SOON, assert_error, blob_path, manifest_path, start};
+use super::{APP, SOON, ask_until, assert_error, blob_path, manifest_path, start};
 
 const USERS: [(&str, &str); 2] = [("alice", "a"), ("bob", "b")];
 
@@ -240,4 +244,60 @@ fn hosts_that_are_not_configured_are_mirrored_only_as_allow_and_deny_say() {
         );
     }
     assert!(upstream.asked().iter().all(|asked| asked.repository == APP));
+}
+
+/// Anyone can set up a registry that says it has what he wants to see.
+#[test]
+fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca = directory.path().join("ca.pem");
+    let authority = Authority::new();
+    authority.write(&ca);
+    let (private, liar) = (Upstream::start(), Upstream::start_tls(authority.server()));
+    let secret = private.add_image("team/secret", "v1", &[bytes(1000, 1)]);
+    // It names the secret's manifest and blobs, and answers HEAD as if it had them.
+    liar.add_manifest("x/y", OCI_MANIFEST, secret.manifest.clone());
+    let listed = liar.add_manifest(
+        "x/y",
+        OCI_INDEX,
+        index(&[descriptor(OCI_MANIFEST, &secret.manifest)]),
+    );
+    liar.tag("x/y", "v1", &listed);
+    liar.tag("x/y", "direct", &secret.digest);
+    liar.script(
+        blob(&secret.layers[0]).head(),
+        then().status(200).header("Content-Length", "1000"),
+    );
+    let proxy = Proxy::start_to(liar.address());
+    let options = Options::new(private.address())
+        .keys("negative_ttl = \"100ms\"")
+        .upstream("private.test", &[&private.url()])
+        .upstream_keys("username = \"u\"\npassword = \"p\"")
+        .variable("HTTPS_PROXY", &proxy.url())
+        .variable("NO_PROXY", "127.0.0.1")
+        .variable("SSL_CERT_FILE", ca.to_str().expect("text"));
+    let mirror = Mirror::start(&options);
+    let secret_blob = format!("/v2/private.test/team/secret/blobs/{}", secret.layers[0]);
+    assert_eq!(mirror.ask(&secret_blob).send().body, bytes(1000, 1));
+    wait_until("the secret to be cached", SOON, || {
+        has_blob(mirror.store(), &secret.layers[0]).then_some(())
+    });
+
+    let path = |rest: &str| format!("/v2/registry.test/x/y/{rest}");
+    assert_eq!(mirror.ask(&path("manifests/direct")).send().status, 200);
+    let stolen = path(&format!("blobs/{}", secret.layers[0]));
+    assert_error(&mirror.ask(&stolen).send(), 404, "BLOB_UNKNOWN");
+    assert_eq!(liar.blob_gets(&secret.layers[0]), 1, "it was asked for the bytes");
+
+    // Once it has sent them, they are its own.
+    liar.add_blob("x/y", bytes(1000, 1));
+    let asked = || {
+        ask_until(&mirror, &stolen, "the 404 to be forgotten", |answer| {
+            answer.status == 200
+        })
+    };
+    assert_eq!(asked().body, bytes(1000, 1));
+    let gets = liar.blob_gets(&secret.layers[0]);
+    assert_eq!(asked().body, bytes(1000, 1));
+    assert_eq!(liar.blob_gets(&secret.layers[0]), gets);
 }

@@ -31,9 +31,10 @@ impl Authority {
         }
     }
 
-    /// Certifies 127.0.0.1, as server or client.
+    /// Certifies 127.0.0.1 and registry.test, as server or client.
     pub fn identity(&self) -> Identity {
-        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
+        let params =
+            CertificateParams::new(["127.0.0.1", "registry.test"].map(str::to_owned)).expect("a name");
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         Identity { certificate, key }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::writer::Writer;
-use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, StoreHealth};
+use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, Standing, StoreHealth};
 use crate::flight::Leader;
 use crate::fs::{Disk, FsError};
 use crate::index::Index;
@@ -57,6 +57,7 @@ pub(in crate::mirror) struct FillTask {
     pub(in crate::mirror) leader: Option<Leader<Digest, Fill>>,
     /// What a manifest says of the blob's size.
     pub(in crate::mirror) expected_size: Option<u64>,
+    pub(in crate::mirror) standing: Standing,
 }
 
 /// The state of a fill under way.
@@ -156,8 +157,11 @@ impl FillTask {
         flight.receive().await?;
         let size = flight.verifier.seen();
         let verified = flight.verifier.finish()?;
-        self.index
-            .add(&self.fill.repository, &[(self.fill.digest.clone(), Some(size))]);
+        let Fill {
+            repository, digest, ..
+        } = &*self.fill;
+        self.index.add(repository, &[(digest.clone(), Some(size))]);
+        self.index.mark_sent(&repository.host, digest);
         self.fill.advance(|progress| {
             progress.size_bytes = Some(size);
             progress.stage = Stage::Verified;
@@ -215,7 +219,7 @@ impl Flight<'_> {
         } = self.task;
         let (store, digest, path) = (store.clone(), fill.digest.clone(), store.blob_path(&fill.digest));
         match disk.run("open", &path, move || store.open_blob(&digest)).await {
-            Ok(Some(blob)) if self.task.expected_size.is_none_or(|size| size == blob.size_bytes) => {
+            Ok(Some(blob)) if self.may_take(blob.size_bytes).await? => {
                 fill.window().show_whole(blob.file, blob.size_bytes);
                 fill.advance(|progress| {
                     progress.size_bytes = Some(blob.size_bytes);
@@ -224,11 +228,28 @@ impl Flight<'_> {
                 });
                 Ok(true)
             }
-            // Of another size: damaged on the file system, and told so by whoever opened it.
+            // Published it cannot be a second time.
             Ok(Some(_)) => self.take_permit().map(|()| false),
             Ok(None) => self.stage().await.map(|()| false),
             Err(error) => self.go_past_store(error).map(|()| false),
         }
+    }
+
+    /// Tells whether what is in the store will do.
+    ///
+    /// Of another size it is damaged, and told so by whoever opened it.
+    async fn may_take(&self, size: u64) -> Result<bool, FillError> {
+        let FillTask {
+            upstream,
+            fill,
+            expected_size,
+            standing,
+            ..
+        } = self.task;
+        if *standing == Standing::Unknown {
+            upstream.head_blob(&fill.repository.name, &fill.digest).await?;
+        }
+        Ok(*standing != Standing::Untrusted && expected_size.is_none_or(|expected| expected == size))
     }
 
     async fn stage(&mut self) -> Result<(), FillError> {
