@@ -119,7 +119,7 @@ pub struct Upstream {
     pub answer_timeout: Duration,
     /// How long an answer's body may pause.
     pub idle_timeout: Duration,
-    /// How many connections are open at a time.
+    /// How many requests are under way at a time, each on a connection of its own.
     pub max_connections: usize,
     /// Who may ask for anything of this upstream; everyone if empty.
     pub clients: Vec<Client>,

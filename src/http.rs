@@ -1,8 +1,8 @@
 //! The API's edge: the pull half of the OCI distribution spec 1.1, health and metrics.
 //!
-//! A request is identified ([`access`]), its path becomes a [`route::Route`], and the route's
+//! A request is identified ([`access`]), its path becomes a `route::Route`, and the route's
 //! handler asks the [`Mirror`]. Every error becomes an answer in the spec's form in one place
-//! ([`error`]). Sees no file and no upstream.
+//! (`error`). Sees no file and no upstream.
 
 pub mod access;
 mod blob;

@@ -4,7 +4,7 @@
 //! receives goes, in this order, through the hash, into a [`Window`] in memory,
 //! and from there into a staged file, by blocking calls that run beside the
 //! receiving. Readers ([`super::tail`]) take bytes from the window, or from
-//! the staged file if they are behind. Only a [`Verified`] blob is published.
+//! the staged file if they are behind. Only a [`Verified`](crate::oci::Verified) blob is published.
 //!
 //! When the store fails (full, sick, or hanging beyond its deadline) the fill
 //! goes on past it, if it gets one of upstream's `uncached_streams` permits:

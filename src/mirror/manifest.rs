@@ -247,9 +247,11 @@ impl Inner {
         let reference = Reference::Digest(digest.clone());
         if let Some(known) = self.stored_manifest(digest).await {
             // Fetched from another repository: does this one have it?
-            upstream.head_manifest(&repository.name, &reference).await?;
-            self.keep(repository, &known, None).await;
-            return Ok((known, ManifestResult::Revalidated));
+            let head = upstream.head_manifest(&repository.name, &reference).await?;
+            if head.digest.as_ref() == Some(digest) {
+                self.keep(repository, &known, None).await;
+                return Ok((known, ManifestResult::Revalidated));
+            }
         }
         let fetched = upstream.get_manifest(&repository.name, &reference).await?;
         let known = self.take_in(repository, digest, fetched).await?;

@@ -18,7 +18,7 @@ use super::Upstream;
 use super::connections::Permit;
 use super::error::{Nonsense, UpstreamError};
 use super::request::{Answer, Question, content_length};
-use super::send::root_cause;
+use super::send::{root_cause, server_of};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::UpstreamKind;
 
@@ -67,17 +67,25 @@ struct ContentRange {
 }
 
 impl Upstream {
-    /// Asks whether a blob is there, and how large it is.
+    /// Asks whether a blob is there, and how large it is as far as upstream tells.
     ///
     /// # Errors
     /// Fails if no endpoint answers that the blob is there.
     pub async fn head_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<BlobHead, UpstreamError> {
         let mut question = question(UpstreamKind::BlobHead, name, digest);
         question.method = Method::HEAD;
-        let answer = self.ask(&question).await?;
-        Ok(BlobHead {
-            size_bytes: content_length(answer.response.headers()),
-        })
+        let is_endpoints = |server: &str| {
+            let mut endpoints = self.0.endpoints.iter();
+            endpoints.any(|endpoint| server_of(&endpoint.base) == server)
+        };
+        match self.ask(&question).await {
+            Ok(answer) => Ok(BlobHead {
+                size_bytes: content_length(answer.response.headers()),
+            }),
+            // The registry has told where the blob is; a URL that is signed for GET denies HEAD.
+            Err(UpstreamError::Denied { server, .. }) if !is_endpoints(&server) => Ok(BlobHead::default()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts to fetch a blob, or what is left of it.

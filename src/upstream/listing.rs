@@ -26,8 +26,6 @@ const MAX_REFERRER_PAGES: usize = 32;
 /// A page of a repository's tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagPage {
-    /// The JSON as upstream sent it.
-    pub bytes: Bytes,
     /// The tags, in upstream's order; text that upstream chose.
     pub tags: Vec<String>,
     /// There are more tags after these, as far as can be known.
@@ -74,7 +72,6 @@ impl Upstream {
         let tags = tags.tags.unwrap_or_default();
         Ok(TagPage {
             has_more: next_page(&answer.headers).is_some(),
-            bytes: answer.bytes,
             tags,
         })
     }

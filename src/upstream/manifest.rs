@@ -1,12 +1,12 @@
 //! Manifests: their headers, and their bytes.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::Upstream;
 use super::error::{Nonsense, UpstreamError};
-use super::request::{Question, content_length};
+use super::request::Question;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::media_type::ACCEPT_ALL_MANIFESTS;
 use crate::oci::{Digest, Reference, RepositoryName};
@@ -17,10 +17,6 @@ use crate::telemetry::metrics::UpstreamKind;
 pub struct ManifestHead {
     /// `Docker-Content-Digest`.
     pub digest: Option<Digest>,
-    /// `Content-Length`.
-    pub size_bytes: Option<u64>,
-    /// `Content-Type`, without parameters.
-    pub media_type: Option<String>,
 }
 
 /// A manifest as upstream sent it; nothing of it is verified.
@@ -28,8 +24,6 @@ pub struct ManifestHead {
 pub struct FetchedManifest {
     /// The bytes, at most [`MAX_MANIFEST_BYTES`].
     pub bytes: Bytes,
-    /// `Content-Type`, without parameters.
-    pub media_type: Option<String>,
     /// `Docker-Content-Digest`.
     pub digest: Option<Digest>,
 }
@@ -51,8 +45,6 @@ impl Upstream {
         match self.ask(&question).await {
             Ok(answer) => Ok(ManifestHead {
                 digest: content_digest(answer.response.headers()),
-                size_bytes: content_length(answer.response.headers()),
-                media_type: media_type(answer.response.headers()),
             }),
             Err(UpstreamError::Invalid {
                 nonsense: Nonsense::Status(StatusCode::METHOD_NOT_ALLOWED),
@@ -74,7 +66,6 @@ impl Upstream {
         let question = question(UpstreamKind::ManifestGet, name, reference);
         let answer = self.ask_short(&question, MAX_MANIFEST_BYTES).await?;
         Ok(FetchedManifest {
-            media_type: media_type(&answer.headers),
             digest: content_digest(&answer.headers),
             bytes: answer.bytes,
         })
@@ -90,10 +81,4 @@ fn question<'a>(kind: UpstreamKind, name: &'a RepositoryName, reference: &Refere
 
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
-}
-
-fn media_type(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let essence = text.split(';').next().unwrap_or_default().trim();
-    (!essence.is_empty()).then(|| essence.to_owned())
 }

@@ -49,7 +49,10 @@ fn the_final_stage_serves_blobs_as_the_user_that_it_names() {
     let (uid, gid): (u32, u32) = (uid.parse().expect("a number"), gid.parse().expect("a number"));
     assert_eq!((uid, gid), (65532, 65532), "a user that is not root, by number");
 
-    let entrypoint: Vec<String> = serde_json::from_str(only(&stage, "ENTRYPOINT")).expect("the exec form");
+    let exec_form = |name: &str| -> Vec<String> {
+        serde_json::from_str(only(&stage, name)).unwrap_or_else(|e| panic!("the exec form of {name}: {e}"))
+    };
+    let entrypoint = exec_form("ENTRYPOINT");
     let program = PathBuf::from(&entrypoint[0]);
     let copied = stage.iter().filter(|(name, _)| name == "COPY").any(|(_, rest)| {
         let words: Vec<&str> = rest
@@ -65,11 +68,22 @@ fn the_final_stage_serves_blobs_as_the_user_that_it_names() {
         source.ends_with("/release/wharf") && Path::new(&whole) == program
     });
     assert!(copied, "the binary is copied to {}: {stage:?}", program.display());
-    serves_a_blob_as(uid, gid);
+    let arguments = [&entrypoint[1..], &exec_form("CMD")].concat();
+    let owned = format!("--chown={uid}:{gid} {STATE} {STATE}");
+    assert!(
+        stage
+            .iter()
+            .any(|(name, rest)| name == "COPY" && rest.ends_with(&owned)),
+        "{STATE} is the user's: {stage:?}"
+    );
+    serves_a_blob_as(uid, gid, &arguments);
 }
 
-/// Runs the binary as that user, with a store that it owns, and gets a blob from it.
-fn serves_a_blob_as(uid: u32, gid: u32) {
+/// Where the image keeps its store and index.
+const STATE: &str = "/var/lib/wharf";
+
+/// Runs the binary as that user, with the image's arguments on a directory that it owns, and gets a blob from it.
+fn serves_a_blob_as(uid: u32, gid: u32, arguments: &[String]) {
     let registry = Registry::filled();
     let directory = tempfile::tempdir().expect("a directory");
     let root = directory.path();
@@ -98,18 +112,17 @@ fn serves_a_blob_as(uid: u32, gid: u32) {
         "KILL",
         "--",
     ]);
-    command
-        .arg(&program)
-        .args(["serve", "--listen", &address.to_string()]);
-    command
-        .arg("--store")
-        .arg(root.join("own/store"))
-        .arg("--index")
-        .arg(root.join("own/index"));
+    let own = root.join("own");
+    command.arg(&program).args(
+        arguments
+            .iter()
+            .map(|argument| argument.replace(STATE, &own.to_string_lossy())),
+    );
+    command.args(["--listen", &address.to_string()]);
     command
         .arg("--upstream")
         .arg(format!("http://{}", registry.address()));
-    command.current_dir(root.join("own"));
+    command.current_dir(&own);
     let mut service = Service::start("wharf", root, command);
     wait_ready(&mut service, address);
 

@@ -6,7 +6,7 @@ use super::server::{Reply, Server, digest, name, upstream};
 use crate::upstream::UpstreamErrorClass;
 
 #[tokio::test]
-async fn tags_come_as_sent_and_more_are_told_by_link_or_by_a_full_page() {
+async fn tags_come_page_by_page_and_more_are_told_by_link() {
     let registry = Server::start(|seen| match &*seen.target {
         "/v2/acme/app/tags/list" => Reply::ok(r#"{"name": "acme/app", "tags": ["a", "b"]}"#),
         "/v2/acme/app/tags/list?n=2&last=b+c" => Reply::ok(r#"{"tags": ["c", "d"]}"#),
@@ -19,7 +19,6 @@ async fn tags_come_as_sent_and_more_are_told_by_link_or_by_a_full_page() {
     let upstream = upstream(&registry);
     let list = async |n, last| upstream.list_tags(&name("acme/app"), n, last).await.unwrap();
     let page = list(None, None).await;
-    assert_eq!(page.bytes, r#"{"name": "acme/app", "tags": ["a", "b"]}"#);
     assert_eq!(
         (page.tags, page.has_more),
         (vec!["a".to_owned(), "b".to_owned()], false)
@@ -27,7 +26,7 @@ async fn tags_come_as_sent_and_more_are_told_by_link_or_by_a_full_page() {
     let page = list(Some(2), Some("b c")).await;
     assert_eq!(
         (page.tags, page.has_more),
-        (vec!["c".to_owned(), "d".to_owned()], true)
+        (vec!["c".to_owned(), "d".to_owned()], false)
     );
     assert!(list(Some(9), None).await.has_more);
     assert_eq!(list(Some(8), None).await.tags, Vec::<String>::new());

@@ -124,6 +124,9 @@ async fn a_new_token_that_is_not_taken_is_a_denial() {
     // The challenge is known by now, and the token that failed is refreshed.
     get(&upstream, "acme/private").await.unwrap_err();
     assert_eq!((tokens.seen().len(), registry.seen().len()), (2, 4));
+    // Of another repository, the first token is new, and no second one is asked for.
+    get(&upstream, "acme/other").await.unwrap_err();
+    assert_eq!((tokens.seen().len(), registry.seen().len()), (3, 5));
 }
 
 #[tokio::test]
