@@ -6,7 +6,7 @@ use crate::support::client::Request;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::store::has_blob;
-use crate::support::upstream::{Image, Upstream, blob, bytes};
+use crate::support::upstream::{Image, Upstream, blob, bytes, then};
 
 use super::credentials::htpasswd;
 use super::{APP, SOON, assert_error, blob_path, manifest_path, start};
@@ -103,6 +103,32 @@ fn a_private_blob_is_not_to_be_had_through_a_repository_that_is_open() {
             let answer = as_user(mirror.ask(&path), "bob").method(method).send();
             assert_eq!(answer.status, 404, "{method} {path}");
         }
+    }
+}
+
+#[test]
+fn a_host_that_only_claims_to_have_a_blob_gives_nobody_what_another_host_sent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (private, claiming) = (Upstream::start(), Upstream::start());
+    let secret = bytes(100_000, 6);
+    let layer = private.add_blob("team/secret", secret.clone());
+    claiming.script(blob(&layer).head(), then().status(200));
+    let options = Options::new(private.address())
+        .keys(&htpasswd(directory.path(), &USERS))
+        .upstream("claiming.test", &[&claiming.url()])
+        .upstream("private.test", &[&private.url()])
+        .upstream_keys("clients = [\"alice\"]");
+    let mirror = Mirror::start(&options);
+    let path = |host: &str, name: &str| format!("/v2/{host}/{name}/blobs/{layer}");
+    let of_alice = as_user(mirror.ask(&path("private.test", "team/secret")), "alice").send();
+    assert!(of_alice.body == secret, "other bytes");
+    wait_until("the blob to be published", SOON, || {
+        has_blob(mirror.store(), &layer).then_some(())
+    });
+    for name in ["team/secret", "team/open"] {
+        let outcome = as_user(mirror.ask(&path("claiming.test", name)), "bob").try_send();
+        let is_served = outcome.is_ok_and(|answer| answer.status == 200);
+        assert!(!is_served, "claiming.test/{name}");
     }
 }
 
