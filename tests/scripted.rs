@@ -36,6 +36,7 @@ mod wrong_bytes;
 use std::sync::Barrier;
 use std::time::Duration;
 
+use crate::support::client::Asked;
 use crate::support::curl::Answer;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
@@ -80,6 +81,19 @@ fn at_once<T: Send>(count: usize, act: impl Fn(usize) -> T + Sync) -> Vec<T> {
         clients
             .into_iter()
             .map(|client| client.join().expect("a client"))
+            .collect()
+    })
+}
+
+/// Reads the answers of all clients at the same time.
+fn end_all(clients: Vec<Asked>) -> Vec<Answer> {
+    std::thread::scope(|scope| {
+        let ends: Vec<_> = clients
+            .into_iter()
+            .map(|client| scope.spawn(|| client.end()))
+            .collect();
+        ends.into_iter()
+            .map(|end| end.join().expect("a client"))
             .collect()
     })
 }

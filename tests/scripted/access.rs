@@ -111,6 +111,32 @@ fn a_private_blob_is_not_to_be_had_through_a_repository_that_is_open() {
 }
 
 #[test]
+fn a_host_that_only_claims_to_have_a_blob_gives_nobody_what_another_host_sent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (private, claiming) = (Upstream::start(), Upstream::start());
+    let secret = bytes(100_000, 6);
+    let layer = private.add_blob("team/secret", secret.clone());
+    claiming.script(blob(&layer).head(), then().status(200));
+    let options = Options::new(private.address())
+        .keys(&htpasswd(directory.path(), &USERS))
+        .upstream("claiming.test", &[&claiming.url()])
+        .upstream("private.test", &[&private.url()])
+        .upstream_keys("clients = [\"alice\"]");
+    let mirror = Mirror::start(&options);
+    let path = |host: &str, name: &str| format!("/v2/{host}/{name}/blobs/{layer}");
+    let of_alice = as_user(mirror.ask(&path("private.test", "team/secret")), "alice").send();
+    assert!(of_alice.body == secret, "other bytes");
+    wait_until("the blob to be published", SOON, || {
+        has_blob(mirror.store(), &layer).then_some(())
+    });
+    for name in ["team/secret", "team/open"] {
+        let outcome = as_user(mirror.ask(&path("claiming.test", name)), "bob").try_send();
+        let is_served = outcome.is_ok_and(|answer| answer.status == 200);
+        assert!(!is_served, "claiming.test/{name}");
+    }
+}
+
+#[test]
 fn a_cached_blob_is_served_to_another_repository_only_if_upstream_has_it_there() {
     let (upstream, mirror) = start();
     let whole = bytes(100_000, 2);

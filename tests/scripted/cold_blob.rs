@@ -6,7 +6,9 @@ use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
-use super::{APP, MIB, SOON, ask_until, at_once, blob_path, manifest_path, settle, start, wait_for_metric};
+use super::{
+    APP, MIB, SOON, ask_until, at_once, blob_path, end_all, manifest_path, settle, start, wait_for_metric,
+};
 
 /// What upstream sends before it stalls.
 const FIRST: usize = 100_000;
@@ -118,22 +120,19 @@ fn a_head_asks_upstream_once_for_all_askers_and_starts_no_fill() {
     let digest = upstream.add_blob(APP, bytes(5000, 3));
     let gate = Gate::new();
     upstream.script(blob(&digest).head(), then().hold(&gate));
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| mirror.ask(&blob_path(&digest)).method("HEAD").send()))
-            .collect();
-        gate.wait_for(1);
-        settle(&mirror);
-        gate.open();
-        for client in clients {
-            let answer = client.join().expect("a client");
-            assert_eq!(
-                (answer.status, answer.header("content-length")),
-                (200, Some("5000"))
-            );
-            assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
-        }
-    });
+    let clients: Vec<_> = (0..8)
+        .map(|_| mirror.ask(&blob_path(&digest)).method("HEAD").start())
+        .collect();
+    gate.wait_for(1);
+    settle(&mirror);
+    gate.open();
+    for answer in end_all(clients) {
+        assert_eq!(
+            (answer.status, answer.header("content-length")),
+            (200, Some("5000"))
+        );
+        assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
+    }
     assert_eq!(upstream.count(&blob(&digest).head()), 1);
     assert_eq!(upstream.blob_gets(&digest), 0);
     assert!(!has_blob(mirror.store(), &digest));

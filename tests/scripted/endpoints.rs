@@ -8,7 +8,7 @@ use crate::support::process::wait_until;
 use crate::support::tls::Authority;
 use crate::support::upstream::{Dead, Upstream, anything, blobs, bytes, refusing_address, then};
 
-use super::{APP, SOON, assert_unavailable, at_once, blob_path, manifest_path, settle};
+use super::{APP, SOON, assert_unavailable, blob_path, end_all, manifest_path, settle};
 
 fn mirror_of(endpoints: &[&str], keys: &str) -> Mirror {
     let options = Options::new(refusing_address());
@@ -109,20 +109,18 @@ fn connections_are_bounded_and_blobs_leave_one_for_manifests() {
     let gate = Gate::new();
     upstream.script(blobs().get(), then().hold(&gate));
     let mirror = mirror_of(&[&upstream.url()], "max_connections = 4");
-    std::thread::scope(|scope| {
-        let clients = scope.spawn(|| at_once(12, |client| mirror.ask(&blob_path(&digests[client])).send()));
-        gate.wait_for(3);
-        settle(&mirror);
-        assert_eq!(mirror.ask(&manifest_path("v1")).send().status, 200);
-        assert_eq!(gate.arrived(), 3);
-        gate.open();
-        for (client, answer) in clients.join().expect("the clients").iter().enumerate() {
-            assert!(
-                answer.body == bytes(50_000, client as u64),
-                "other bytes for {client}"
-            );
-        }
-    });
+    let clients: Vec<_> = digests
+        .iter()
+        .map(|digest| mirror.ask(&blob_path(digest)).start())
+        .collect();
+    gate.wait_for(3);
+    settle(&mirror);
+    assert_eq!(mirror.ask(&manifest_path("v1")).send().status, 200);
+    assert_eq!(gate.arrived(), 3);
+    gate.open();
+    for (answer, seed) in end_all(clients).iter().zip(0..) {
+        assert!(answer.body == bytes(50_000, seed), "other bytes for {seed}");
+    }
     assert_eq!(upstream.most_requests_at_once(), 4);
 }
 

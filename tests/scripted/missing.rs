@@ -1,27 +1,35 @@
 //! What upstream does not have: 404 with the specification's code, asked for once in a while.
 
+use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::sha256;
-use crate::support::upstream::{Upstream, anything, bytes};
+use crate::support::upstream::{Upstream, anything, bytes, then};
 
-use super::{APP, SOON, assert_error, at_once, blob_path, manifest_path, start};
+use super::{APP, SOON, assert_error, blob_path, end_all, manifest_path, settle, start};
 
-fn absent() -> String {
-    sha256(b"what nobody has")
+/// Paths of what upstream does not have, and the codes for it.
+fn table() -> [(String, &'static str); 3] {
+    let absent = sha256(b"what nobody has");
+    [
+        (manifest_path("absent"), "MANIFEST_UNKNOWN"),
+        (manifest_path(&absent), "MANIFEST_UNKNOWN"),
+        (blob_path(&absent), "BLOB_UNKNOWN"),
+    ]
 }
 
 #[test]
 fn what_does_not_exist_is_404_and_upstream_is_asked_once() {
-    let table = [
-        (manifest_path("absent"), "MANIFEST_UNKNOWN"),
-        (manifest_path(&absent()), "MANIFEST_UNKNOWN"),
-        (blob_path(&absent()), "BLOB_UNKNOWN"),
-    ];
-    for (path, code) in table {
+    for (path, code) in table() {
         let (upstream, mirror) = start();
         upstream.add_image(APP, "v1", &[]);
-        for answer in at_once(8, |_| mirror.ask(&path).send()) {
+        let gate = Gate::new();
+        upstream.script(anything().of(APP), then().hold(&gate));
+        let clients = (0..8).map(|_| mirror.ask(&path).start()).collect();
+        gate.wait_for(1);
+        settle(&mirror);
+        gate.open();
+        for answer in end_all(clients) {
             assert_error(&answer, 404, code);
         }
         assert_eq!(mirror.ask(&path).method("HEAD").send().status, 404);
@@ -68,7 +76,7 @@ fn an_upstream_that_refuses_wharf_looks_as_if_it_had_nothing() {
     for status in [401, 403] {
         let (upstream, mirror) = start();
         let image = upstream.add_image(APP, "v1", &[bytes(1000, 1)]);
-        upstream.script(anything(), crate::support::upstream::then().status(status));
+        upstream.script(anything(), then().status(status));
         for path in [
             manifest_path("v1"),
             manifest_path(&image.digest),
@@ -78,6 +86,29 @@ fn an_upstream_that_refuses_wharf_looks_as_if_it_had_nothing() {
             // A client that got 401 would start to ask for a token.
             assert_eq!(answer.status, 404, "{path} for upstream's {status}");
             assert_eq!(answer.header("www-authenticate"), None);
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_remembered_though_its_asker_has_left() {
+    for (path, code) in table() {
+        for method in ["GET", "HEAD"] {
+            let (upstream, mirror) = start();
+            upstream.add_image(APP, "v1", &[]);
+            let gate = Gate::new();
+            upstream.script(anything().of(APP), then().hold(&gate));
+            let asker = mirror.ask(&path).method(method).start();
+            gate.wait_for(1);
+            drop(asker);
+            settle(&mirror);
+            gate.open();
+            wait_until("upstream to have answered", SOON, || {
+                (upstream.asked_for(&anything().of(APP))[0].status == 404).then_some(())
+            });
+            settle(&mirror);
+            assert_error(&mirror.ask(&path).send(), 404, code);
+            assert_eq!(upstream.count(&anything().of(APP)), 1, "{method} {path}");
         }
     }
 }

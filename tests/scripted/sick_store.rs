@@ -8,7 +8,7 @@ use crate::support::mirror::{Mirror, Options};
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blobs, bytes, then};
 
-use super::{APP, MIB, assert_unavailable, at_once, blob_path, manifest_path, settle, wait_for_metric};
+use super::{APP, MIB, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric};
 
 /// Too small for the blobs here, large enough for manifests, records and the index.
 const MAX_FILE: u64 = MIB as u64;
@@ -85,16 +85,14 @@ fn a_hundred_clients_of_a_full_store_cause_a_bounded_number_of_gets_at_a_time() 
     );
     let gate = Gate::new();
     upstream.script(blobs().get(), then().hold(&gate));
-    let answers = std::thread::scope(|scope| {
-        let clients =
-            scope.spawn(|| at_once(100, |client| mirror.ask(&blob_path(&digests[client % 20])).send()));
-        gate.wait_for(3);
-        settle(&mirror);
-        gate.open();
-        clients.join().expect("the clients")
-    });
+    let clients: Vec<_> = (0..100)
+        .map(|client| mirror.ask(&blob_path(&digests[client % 20])).start())
+        .collect();
+    gate.wait_for(3);
+    settle(&mirror);
+    gate.open();
     let mut served = Vec::new();
-    for (client, answer) in answers.into_iter().enumerate() {
+    for (client, answer) in end_all(clients).into_iter().enumerate() {
         if answer.status == 200 {
             assert!(
                 answer.body == bytes(2 * MIB, client as u64 % 20),

@@ -4,7 +4,7 @@ use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::upstream::{Image, Upstream, bytes, manifests, then};
 
-use super::{APP, assert_error, at_once, manifest_path, start};
+use super::{APP, assert_error, end_all, manifest_path, settle, start};
 
 /// How many HEADs and GETs of manifests upstream saw.
 fn questions(upstream: &Upstream) -> (usize, usize) {
@@ -106,15 +106,15 @@ fn everyone_who_asks_for_a_tag_shares_one_question() {
     let image = upstream.add_image(APP, "v1", &[]);
     let gate = Gate::new();
     upstream.script(manifests(), then().hold(&gate));
-    std::thread::scope(|scope| {
-        let clients = scope.spawn(|| at_once(16, |_| mirror.ask(&manifest_path("v1")).send()));
-        gate.wait_for(1);
-        super::settle(&mirror);
-        gate.open();
-        for answer in clients.join().expect("the clients") {
-            assert_eq!((answer.status, &answer.body), (200, &image.manifest));
-        }
-    });
+    let clients: Vec<_> = (0..16)
+        .map(|_| mirror.ask(&manifest_path("v1")).start())
+        .collect();
+    gate.wait_for(1);
+    settle(&mirror);
+    gate.open();
+    for answer in end_all(clients) {
+        assert_eq!((answer.status, &answer.body), (200, &image.manifest));
+    }
     let (heads, gets) = questions(&upstream);
     assert!(heads <= 1 && gets == 1, "{heads} HEADs and {gets} GETs");
 }

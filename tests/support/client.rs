@@ -26,6 +26,12 @@ pub struct Request {
     headers: Headers,
 }
 
+/// A request that is sent and not answered yet.
+pub struct Asked {
+    method: String,
+    connection: Connection,
+}
+
 /// An answer whose head has arrived.
 pub struct Response {
     pub status: u16,
@@ -109,15 +115,37 @@ impl Request {
 
     /// Asks, and returns once the head has arrived.
     pub fn try_open(self) -> Result<Response, Cut> {
-        self.exchange().map_err(|error| Cut { answer: None, error })
+        self.ask()
+            .and_then(Asked::answer)
+            .map_err(|error| Cut { answer: None, error })
     }
 
-    fn exchange(self) -> io::Result<Response> {
+    /// Asks, and returns once that is sent; panics if it cannot be.
+    pub fn start(self) -> Asked {
+        self.ask().expect("send a request")
+    }
+
+    fn ask(self) -> io::Result<Asked> {
         let mut connection = connect(self.address, self.tls)?;
         let first_line = format!("{} {} HTTP/1.1", self.method, self.target);
         write_head(connection.get_mut(), &first_line, &self.headers)?;
-        let head = read_head(&mut connection)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-        Response::new(&self.method, head, connection)
+        Ok(Asked {
+            method: self.method,
+            connection,
+        })
+    }
+}
+
+impl Asked {
+    /// Returns the whole answer; panics if it is cut.
+    pub fn end(self) -> Answer {
+        let response = self.answer().expect("an answer");
+        response.end().unwrap_or_else(|cut| panic!("{cut}"))
+    }
+
+    fn answer(mut self) -> io::Result<Response> {
+        let head = read_head(&mut self.connection)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Response::new(&self.method, head, self.connection)
     }
 }
 
