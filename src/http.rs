@@ -109,6 +109,7 @@ async fn respond(
     }
     let route = route?;
     if let Some(scope) = route.scope() {
+        observed.repository(&scope.repository);
         app.access.check(&asker, &scope.repository)?;
     }
     let mut response = dispatch(app, request, &asker, &route).await?;

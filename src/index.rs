@@ -1,7 +1,7 @@
 //! The index, in sled on a local disk: what the store says, found quickly.
 //!
 //! It holds which repository has which manifests and blobs, as the manifests in
-//! the store tell, and which hosts have sent which bytes. What of it cannot be read from the
+//! the store tell, and which bytes may be given as a host's. What of it cannot be read from the
 //! store again is asked upstream again; deleting the index loses nothing, and so what fails
 //! here is logged and taken for "not known".
 //!
@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `members` | `<host>/<name>` 0 `<digest>` | size in bytes, 8 bytes big-endian; empty if not known |
 //! | `read` | `<host>/<name>` 0 `<digest of a manifest>` | empty: the manifest's members are in `members` |
-//! | `senders` | `<host>` 0 `<digest>` | empty: the host has sent these bytes |
+//! | `shared` | `<host>` 0 `<digest>` | empty: these bytes may be given as the host's |
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const CACHE_BYTES: u64 = 8 << 20;
 pub struct Index {
     members: sled::Tree,
     read: sled::Tree,
-    senders: sled::Tree,
+    shared: sled::Tree,
 }
 
 /// Why the index cannot be opened. Each text says the remedy.
@@ -62,7 +62,7 @@ impl Index {
         Ok(Self {
             members: db.open_tree("members").map_err(error)?,
             read: db.open_tree("read").map_err(error)?,
-            senders: db.open_tree("senders").map_err(error)?,
+            shared: db.open_tree("shared").map_err(error)?,
         })
     }
 
@@ -101,14 +101,14 @@ impl Index {
         logged(self.read.insert(key(repository, manifest), b""));
     }
 
-    /// Tells whether a host has sent the bytes of this digest.
-    pub fn has_sent(&self, host: &RegistryHost, digest: &Digest) -> bool {
-        logged(self.senders.contains_key(key(host, digest))).unwrap_or(false)
+    /// Tells whether it is known that the bytes of this digest may be given as a host's.
+    pub fn may_share(&self, host: &RegistryHost, digest: &Digest) -> bool {
+        logged(self.shared.contains_key(key(host, digest))).unwrap_or(false)
     }
 
-    /// Notes that a host has sent the bytes of this digest.
-    pub fn mark_sent(&self, host: &RegistryHost, digest: &Digest) {
-        logged(self.senders.insert(key(host, digest), b""));
+    /// Notes that the bytes of this digest may be given as a host's.
+    pub fn mark_shared(&self, host: &RegistryHost, digest: &Digest) {
+        logged(self.shared.insert(key(host, digest), b""));
     }
 }
 

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globset::GlobSet;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::flight::{Flights, Questions};
@@ -50,7 +51,7 @@ use background::Background;
 use buffers::Buffers;
 use fill::{Fill, StoreHealth, UncachedPermits};
 use manifest::ManifestMemory;
-use membership::Trusted;
+use membership::Guards;
 use negative::Negatives;
 
 /// A mirror of registries over one store. Cheap to clone.
@@ -77,7 +78,9 @@ struct Inner {
     listings: listing::ListingQuestions,
     negatives: Negatives,
     background: Background,
-    trusted: Trusted,
+    guards: Guards,
+    /// The blobs that are whole and not published yet.
+    publishing: TaskTracker,
 }
 
 impl Mirror {
@@ -103,11 +106,18 @@ impl Mirror {
             listings: listing::ListingQuestions::default(),
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
-            trusted: Trusted::new(config),
+            guards: Guards::new(config),
+            publishing: TaskTracker::new(),
         };
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Waits until every blob that is whole is published.
+    pub async fn published(&self) {
+        self.inner.publishing.close();
+        self.inner.publishing.wait().await;
     }
 
     /// Tells whether the store answers.
@@ -131,12 +141,8 @@ impl Inner {
 
     /// Counts and logs a failed call of the store.
     fn note_store_error(&self, error: &FsError) {
-        note_store_error(&self.metrics, error);
+        let kind = StoreErrorKind::of(error.io_error());
+        self.metrics.store_error(error.operation(), kind);
+        tracing::warn!(error = error.full_text(), "the store fails");
     }
-}
-
-/// Counts and logs a failed call of the store.
-fn note_store_error(metrics: &Metrics, error: &FsError) {
-    metrics.store_error(error.operation(), StoreErrorKind::of(error.io_error()));
-    tracing::warn!(error = error.full_text(), "the store fails");
 }

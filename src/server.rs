@@ -19,6 +19,7 @@ use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::http::{Access, App, router};
@@ -90,13 +91,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         "serving"
     );
     let handle = Handle::new();
-    tokio::spawn(drain_at_signal(
-        signals,
-        handle.clone(),
-        Arc::clone(&app.is_draining),
-        config.drain_timeout,
-    ));
-    match (tls, &config.tls) {
+    let (mirror, is_draining) = (app.mirror.clone(), Arc::clone(&app.is_draining));
+    let drain = Drain {
+        handle: handle.clone(),
+        is_draining,
+        timeout: config.drain_timeout,
+    };
+    let draining = tokio::spawn(drain.at_signal(signals));
+    let served = match (tls, &config.tls) {
         (Some(tls), Some(files)) => {
             let (current, files) = (tls.clone(), files.clone());
             let paths = vec![files.certificate.clone(), files.key.clone()];
@@ -104,7 +106,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             accept(listener, RustlsAcceptor::new(tls), handle, app).await
         }
         _ => accept(listener, DefaultAcceptor::new(), handle, app).await,
+    };
+    served?;
+    // Nobody is connected any more; what has been fetched whole is not to be thrown away.
+    let until = draining.await.unwrap_or_else(|_| Instant::now());
+    if timeout_at(until.max(Instant::now() + LAST_CALLS), mirror.published())
+        .await
+        .is_err()
+    {
+        tracing::warn!("blobs that were fetched whole are not published: the store is too slow");
     }
+    Ok(())
 }
 
 fn listen_for(kind: SignalKind) -> anyhow::Result<Signal> {
@@ -155,27 +167,37 @@ where
         .context("cannot accept connections")
 }
 
-/// Stops to accept at the first signal; the second one ends the process as if draining had taken too long.
-async fn drain_at_signal(
-    (mut terminate, mut interrupt): (Signal, Signal),
+/// How the process ends.
+struct Drain {
     handle: Handle<SocketAddr>,
     is_draining: Arc<AtomicBool>,
-    drain_timeout: Duration,
-) {
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    signalled().await;
-    tracing::info!(
-        connections = handle.connection_count(),
-        ?drain_timeout,
-        "draining"
-    );
-    is_draining.store(true, Ordering::Release);
-    handle.graceful_shutdown(Some(drain_timeout));
-    signalled().await;
-    handle.shutdown();
+    timeout: Duration,
+}
+
+impl Drain {
+    /// Stops to accept at the first signal, and returns until when requests under way may go on.
+    ///
+    /// The second signal ends the process as if draining had taken too long.
+    async fn at_signal(self, (mut terminate, mut interrupt): (Signal, Signal)) -> Instant {
+        let mut signalled = async move || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        signalled().await;
+        let Self {
+            handle,
+            is_draining,
+            timeout,
+        } = self;
+        tracing::info!(connections = handle.connection_count(), ?timeout, "draining");
+        is_draining.store(true, Ordering::Release);
+        handle.graceful_shutdown(Some(timeout));
+        tokio::spawn(async move {
+            signalled().await;
+            handle.shutdown();
+        });
+        Instant::now() + timeout
+    }
 }

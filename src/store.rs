@@ -7,6 +7,7 @@
 //!   tags/<host>/<repository>/_tags/<tag>/<record>        which digest a tag had when it was asked
 //!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
 //!   tags/<host>/<repository>/_manifests/<digest>         an empty mark: this manifest was fetched from there
+//!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::App;
+use crate::oci::Repository;
 use crate::telemetry::Metrics;
 
 /// The longest `User-Agent` and path that are logged.
@@ -37,6 +38,7 @@ struct Line {
     client: SocketAddr,
     user: Option<String>,
     path: String,
+    repository: String,
     range: String,
     user_agent: String,
 }
@@ -46,7 +48,9 @@ impl Observed {
         let line = app.log_access.then(|| Line {
             client,
             user: None,
-            path: shortened(request.uri.path_and_query().map_or("", |path| path.as_str())),
+            // Without the query, in which some clients put tokens.
+            path: shortened(request.uri.path()),
+            repository: String::new(),
             range: text_of(&request.headers, header::RANGE),
             user_agent: text_of(&request.headers, header::USER_AGENT),
         });
@@ -68,6 +72,13 @@ impl Observed {
         self.route = name;
     }
 
+    /// Notes the repository that is asked for.
+    pub(super) fn repository(&mut self, repository: &Repository) {
+        if let Some(line) = &mut self.line {
+            line.repository = repository.to_string();
+        }
+    }
+
     /// Notes who asks.
     pub(super) fn user(&mut self, user: Option<&str>) {
         if let Some(line) = &mut self.line {
@@ -78,11 +89,10 @@ impl Observed {
     /// Follows the response to its end.
     pub(super) fn follow(mut self, response: Response) -> Response {
         self.status = response.status();
-        let is_head = self.method == Method::HEAD;
-        self.promised = if is_head {
-            Some(0)
-        } else {
-            number_of(response.headers(), header::CONTENT_LENGTH)
+        self.promised = match number_of(response.headers(), header::CONTENT_LENGTH) {
+            _ if self.method == Method::HEAD => Some(0),
+            None => response.body().size_hint().exact(),
+            length => length,
         };
         let (head, body) = response.into_parts();
         let observed = self;
@@ -101,6 +111,7 @@ impl Drop for Observed {
             user = line.user.as_deref().unwrap_or("-"),
             method = %self.method,
             path = line.path,
+            repository = line.repository,
             status = self.status.as_u16(),
             bytes = self.bytes,
             duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),

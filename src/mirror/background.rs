@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::Inner;
 use super::blob::Wanted;
-use super::fill::Stage;
+use super::fill::{Stage, Standing};
 use crate::flight::Seat;
 use crate::index::Member;
 use crate::oci::manifest::Descriptor;
@@ -94,7 +94,7 @@ impl Inner {
         let Ok(upstream) = self.upstream(&repository.host) else {
             return false;
         };
-        let is_trusted = self.trusts(&repository.host, &blob.digest);
+        let may_share = self.may_share(&repository.host, &blob.digest).await;
         let member = Member {
             size_bytes: Some(blob.size_bytes),
         };
@@ -103,7 +103,7 @@ impl Inner {
             repository,
             digest: &blob.digest,
             expected_size: member.size_bytes,
-            standing: self.standing(Some(member), is_trusted),
+            standing: Standing::of(Some(member), may_share),
         };
         match self.fills.join(blob.digest.clone(), || wanted.fill()) {
             Seat::Follower(_) => true,

@@ -107,14 +107,17 @@ impl Mirror {
         digest: &Digest,
     ) -> Result<Option<u64>, MirrorError> {
         let inner = &self.inner;
-        if let Some(member) = inner.member(repository, digest).await {
-            if let Lookup::Stored(_, size) = inner.look_up(digest, Some(member)).await {
-                return Ok(Some(size));
-            }
-            let under_way = inner.fills.get(digest).and_then(|fill| fill.size_bytes());
-            if under_way.is_some() {
-                return Ok(under_way);
-            }
+        if let Some(member) = inner.member(repository, digest).await
+            && let Lookup::Stored(_, size) = inner.look_up(digest, Some(member)).await
+        {
+            return Ok(Some(size));
+        }
+        let under_way = inner
+            .fills
+            .get(digest)
+            .filter(|fill| fill.repository == *repository);
+        if let Some(size) = under_way.and_then(|fill| fill.size_bytes()) {
+            return Ok(Some(size));
         }
         inner.ask_for_blob(repository, digest).await
     }
@@ -160,9 +163,9 @@ impl Inner {
         let mut last = MirrorError::Fill(FillError::Abandoned);
         for _ in 0..MAX_JOINS {
             let member = self.member(repository, digest).await;
-            let is_trusted = self.trusts(&repository.host, digest);
+            let may_share = self.may_share(&repository.host, digest).await;
             if let Lookup::Stored(file, size) = self.look_up(digest, member).await
-                && is_trusted
+                && may_share
             {
                 if member.is_none() {
                     self.ask_for_blob(repository, digest).await?;
@@ -181,7 +184,7 @@ impl Inner {
                 repository,
                 digest,
                 expected_size: member.and_then(|member| member.size_bytes),
-                standing: self.standing(member, is_trusted),
+                standing: Standing::of(member, may_share),
             };
             let (mut tail, result) = self.join_fill(&wanted);
             let is_others = tail.fill().repository != *repository;
@@ -198,22 +201,10 @@ impl Inner {
                 Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
                 // The leader asked as a client of another repository: this one may fare better.
                 Err(error) if is_others => last = error.into(),
-                Err(error) => {
-                    let error = error.into();
-                    self.negatives.note(asked, &error);
-                    return Err(error);
-                }
+                Err(error) => return Err(error.into()),
             }
         }
         Err(last)
-    }
-
-    pub(super) fn standing(&self, member: Option<Member>, is_trusted: bool) -> Standing {
-        match member {
-            _ if !is_trusted => Standing::Untrusted,
-            Some(_) => Standing::Member,
-            None => Standing::Unknown,
-        }
     }
 
     /// Waits until the fill has something to tell, and opens the blob on it; tells whether it goes past the store.
@@ -275,20 +266,14 @@ impl Inner {
     }
 
     pub(super) fn fill_task(
-        &self,
+        self: &Arc<Self>,
         wanted: &Wanted<'_>,
         fill: Arc<Fill>,
         leader: Option<Leader<Digest, Fill>>,
     ) -> FillTask {
         FillTask {
-            store: self.store.clone(),
-            disk: self.disk.clone(),
-            index: self.index.clone(),
+            mirror: Arc::clone(self),
             upstream: wanted.upstream.clone(),
-            metrics: self.metrics.clone(),
-            buffers: self.buffers.clone(),
-            health: self.health.clone(),
-            permits: self.permits.of(&wanted.repository.host),
             fill,
             leader,
             expected_size: wanted.expected_size,
@@ -309,19 +294,21 @@ impl Inner {
         let upstream = self.upstream(&repository.host)?;
         let find = || {
             let (inner, upstream) = (Arc::clone(self), upstream.clone());
-            let (repository, digest) = (repository.clone(), digest.clone());
+            let (repository, digest, asked) = (repository.clone(), digest.clone(), asked.clone());
             async move {
-                let head = upstream.head_blob(&repository.name, &digest).await?;
-                // Not the size: the bytes must be held against a manifest's word, or none.
-                inner.index.add(&repository, &[(digest, None)]);
-                Ok(head.size_bytes)
+                match upstream.head_blob(&repository.name, &digest).await {
+                    Ok(head) => {
+                        // Not the size: the bytes must be held against a manifest's word, or none.
+                        inner.index.add(&repository, &[(digest, None)]);
+                        Ok(head.size_bytes)
+                    }
+                    Err(error) => Err(inner.negatives.noted(asked, error.into())),
+                }
             }
         };
-        let answer = self
-            .blob_heads
+        self.blob_heads
             .ask((repository.clone(), digest.clone()), find)
-            .await?;
-        answer.inspect_err(|error| self.negatives.note(asked, error))
+            .await?
     }
 
     /// Opens a blob in the store; a failing store is counted, and is never a miss.

@@ -24,6 +24,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::window::Window;
 use crate::fs::FsError;
+use crate::index::Member;
 use crate::oci::{Digest, DigestMismatch, RegistryHost, Repository};
 use crate::upstream::UpstreamError;
 
@@ -64,6 +65,17 @@ pub(super) enum Standing {
     Unknown,
     /// Upstream must send the blob: its word is not taken.
     Untrusted,
+}
+
+impl Standing {
+    /// Sorts what is known of the repository, and whether what others sent may be given as its host's.
+    pub(super) fn of(member: Option<Member>, may_share: bool) -> Self {
+        match member {
+            _ if !may_share => Self::Untrusted,
+            Some(_) => Self::Member,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// Where a fill stands.

@@ -174,7 +174,7 @@ impl Inner {
     }
 
     async fn manifest_by_digest(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Answer {
-        if self.may_share(repository, digest).await
+        if self.may_give(repository, digest).await
             && let Some(known) = self.stored_manifest(digest).await
         {
             return Ok((known, ManifestResult::Hit));
@@ -234,18 +234,20 @@ impl Inner {
         if let Some(error) = self.negatives.get(&asked) {
             return Err(error);
         }
-        let answer = self
-            .manifests
+        let find = || {
+            let (finding, negatives, asked) = (find(), self.negatives.clone(), asked.clone());
+            async move { finding.await.map_err(|error| negatives.noted(asked, error)) }
+        };
+        self.manifests
             .questions
             .ask((repository.clone(), reference), find)
-            .await?;
-        answer.inspect_err(|error| self.negatives.note(asked, error))
+            .await?
     }
 
     async fn ask_for_digest(&self, repository: &Repository, digest: &Digest) -> Answer {
         let upstream = self.upstream(&repository.host)?;
         let reference = Reference::Digest(digest.clone());
-        if self.trusts(&repository.host, digest)
+        if self.may_share(&repository.host, digest).await
             && let Some(known) = self.stored_manifest(digest).await
         {
             // Fetched from another repository: does this one have it?
@@ -268,7 +270,7 @@ impl Inner {
             match head {
                 Ok(head) => {
                     if let Some(digest) = &head.digest
-                        && self.may_share(repository, digest).await
+                        && self.may_give(repository, digest).await
                         && let Some(known) = self.stored_manifest(digest).await
                     {
                         self.add_record(repository, &subject, digest).await;
@@ -307,7 +309,7 @@ impl Inner {
             bytes: fetched.bytes,
             manifest,
         });
-        self.index.mark_sent(&repository.host, digest);
+        self.index.mark_shared(&repository.host, digest);
         self.keep(repository, &known, Some(verified)).await;
         Ok(known)
     }
@@ -327,9 +329,13 @@ impl Inner {
             .insert(known.digest.clone(), Arc::clone(known));
         let (store, kept, repository) = (self.store.clone(), Arc::clone(known), repository.clone());
         let path = store.blob_path(&known.digest);
+        let marks_sender = self.guards.is_guarded();
         let keep = move || {
             if let Some(verified) = new {
                 store.put_blob(&kept.bytes, &verified)?;
+                if marks_sender {
+                    store.mark_sent(&repository.host, &kept.digest)?;
+                }
             }
             store.mark_manifest(&repository, &kept.digest)
         };

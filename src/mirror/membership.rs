@@ -1,54 +1,77 @@
 //! Which repository has which blob: a client gets a blob only through a repository that has it.
 //!
-//! That a repository has a blob is upstream's word, by a manifest or by HEAD. A registry that anyone may
-//! have set up can lie: it could name a blob that the mirror fetched with credentials, and so open it to
-//! all. So hosts that are not configured must have sent a blob themselves before it is given from the
-//! store in their name, if the configuration guards anything.
+//! That a repository has a blob is its registry's word, by a manifest or by HEAD. A registry can lie: it
+//! could name a blob that the mirror fetched with credentials from another one, and so open it to all.
+//! So if the configuration guards anything, a blob is given as a registry's only if that registry sent
+//! it, or if one from which everyone may have everything did.
 //!
 //! What the mirror fetched with its own credentials is not open to whoever knows
 //! a digest. A repository has what its manifests in the store name; the index
 //! finds that quickly, and learns here what it does not know yet, from manifests
 //! that other mirrors fetched or that were fetched before the index was deleted.
 
-use std::collections::BTreeSet;
-
 use super::Inner;
-use crate::config::{Config, Credentials};
+use crate::config::{Config, Credentials, Upstream};
 use crate::fs::FsError;
 use crate::index::Member;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Digest, Manifest, RegistryHost, Repository};
 
-/// The hosts whose word is taken.
-pub(super) struct Trusted {
-    /// None if nothing is guarded: everyone may have everything.
-    configured: Option<BTreeSet<RegistryHost>>,
+/// Which registries are guarded, and so not to be opened by what others say.
+pub(super) struct Guards {
+    is_guarded: bool,
+    /// The configured hosts from which everyone may have everything.
+    open: Vec<RegistryHost>,
 }
 
-impl Trusted {
+impl Guards {
     pub(super) fn new(config: &Config) -> Self {
-        let is_guarded = !config.access.is_empty()
-            || config.upstreams.values().any(|upstream| {
-                upstream.credentials != Credentials::None
-                    || upstream.client_certificate.is_some()
-                    || !upstream.clients.is_empty()
-            });
+        // Which hosts a rule's globs may name cannot be told: all of them.
+        let is_open = |upstream: &Upstream| {
+            config.access.is_empty()
+                && upstream.clients.is_empty()
+                && upstream.client_certificate.is_none()
+                && upstream.credentials == Credentials::None
+        };
+        let open = config.upstreams.iter().filter(|(_, upstream)| is_open(upstream));
+        let open: Vec<_> = open.map(|(host, _)| host.clone()).collect();
         Self {
-            configured: is_guarded.then(|| config.upstreams.keys().cloned().collect()),
+            is_guarded: open.len() < config.upstreams.len(),
+            open,
         }
+    }
+
+    /// Tells whether it matters who sent what.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.is_guarded
     }
 }
 
 impl Inner {
-    /// Tells whether what others sent may be given in a host's name, if that says that it has it.
-    pub(super) fn trusts(&self, host: &RegistryHost, digest: &Digest) -> bool {
-        let configured = self.trusted.configured.as_ref();
-        configured.is_none_or(|hosts| hosts.contains(host)) || self.index.has_sent(host, digest)
+    /// Tells whether what is in the store may be given as a host's, if that says that it has it.
+    pub(super) async fn may_share(&self, host: &RegistryHost, digest: &Digest) -> bool {
+        if !self.guards.is_guarded || self.index.may_share(host, digest) {
+            return true;
+        }
+        let senders = [std::slice::from_ref(host), &self.guards.open].concat();
+        let (store, wanted) = (self.store.clone(), digest.clone());
+        let path = store.blob_path(digest);
+        let was_sent = self
+            .disk
+            .run("stat", &path, move || store.was_sent_by(&senders, &wanted))
+            .await;
+        let may = was_sent
+            .inspect_err(|error| self.note_store_error(error))
+            .unwrap_or(false);
+        if may {
+            self.index.mark_shared(host, digest);
+        }
+        may
     }
 
     /// Tells whether a manifest that is in the store may be given as a repository's.
-    pub(super) async fn may_share(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.trusts(&repository.host, digest) && self.member(repository, digest).await.is_some()
+    pub(super) async fn may_give(&self, repository: &Repository, digest: &Digest) -> bool {
+        self.member(repository, digest).await.is_some() && self.may_share(&repository.host, digest).await
     }
 
     /// Returns what is known of a blob or manifest in a repository; `None` if only upstream can tell.

@@ -1,5 +1,6 @@
 //! Remembers for a short while what upstream does not have, so that it is not asked again and again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
@@ -17,17 +18,18 @@ pub(super) enum Asked {
     Blob(Repository, Digest),
 }
 
-/// The answers of upstream that were "no".
+/// The answers of upstream that were "no". Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Negatives {
     ttl: Duration,
-    answers: Cache<Asked, (Instant, MirrorError)>,
+    answers: Arc<Cache<Asked, (Instant, MirrorError)>>,
 }
 
 impl Negatives {
     pub(super) fn new(ttl: Duration) -> Self {
         Self {
             ttl,
-            answers: Cache::new(MAX_REMEMBERED),
+            answers: Arc::new(Cache::new(MAX_REMEMBERED)),
         }
     }
 
@@ -37,10 +39,13 @@ impl Negatives {
         (answered.elapsed() < self.ttl).then_some(error)
     }
 
-    /// Remembers an answer if it is a final "no".
-    pub(super) fn note(&self, asked: Asked, error: &MirrorError) {
+    /// Remembers an answer if it is a final "no", and returns it.
+    ///
+    /// To be called before the question ends for its askers: who asks after them must find it.
+    pub(super) fn noted(&self, asked: Asked, error: MirrorError) -> MirrorError {
         if error.is_final() {
             self.answers.insert(asked, (Instant::now(), error.clone()));
         }
+        error
     }
 }

@@ -43,6 +43,14 @@ impl Layout {
         self.hosts().join(host.as_str())
     }
 
+    pub(super) fn sent_marks(&self, host: &RegistryHost) -> PathBuf {
+        self.host(host).join("_sent")
+    }
+
+    pub(super) fn sent_mark(&self, host: &RegistryHost, digest: &Digest) -> PathBuf {
+        self.sent_marks(host).join(file_name(digest))
+    }
+
     pub(super) fn repository(&self, repository: &Repository) -> PathBuf {
         let mut path = self.host(&repository.host);
         path.extend(repository.name.components());

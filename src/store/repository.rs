@@ -1,4 +1,4 @@
-//! Which repositories the store knows, and which manifests came from which.
+//! Which repositories the store knows, which manifests came from which, and which bytes from which host.
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,32 @@ impl Store {
     /// # Errors
     /// Any errno.
     pub fn mark_manifest(&self, repository: &Repository, digest: &Digest) -> Result<(), FsError> {
-        let path = self.layout().manifest_mark(repository, digest);
-        if fs::stat(&path)?.is_some() {
-            return Ok(());
+        let dir = self.layout().manifest_marks(repository);
+        mark(&dir, &self.layout().manifest_mark(repository, digest))
+    }
+
+    /// Marks that a host sent the bytes of a digest.
+    ///
+    /// # Errors
+    /// Any errno.
+    pub fn mark_sent(&self, host: &RegistryHost, digest: &Digest) -> Result<(), FsError> {
+        mark(
+            &self.layout().sent_marks(host),
+            &self.layout().sent_mark(host, digest),
+        )
+    }
+
+    /// Tells whether one of `hosts` sent the bytes of a digest.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub fn was_sent_by(&self, hosts: &[RegistryHost], digest: &Digest) -> Result<bool, FsError> {
+        for host in hosts {
+            if fs::stat(&self.layout().sent_mark(host, digest))?.is_some() {
+                return Ok(true);
+            }
         }
-        fs::make_dirs(&self.layout().manifest_marks(repository))?;
-        match fs::create_new(&path, b"") {
-            Err(error) if error.kind() == FsErrorKind::Exists => Ok(()),
-            created => created,
-        }
+        Ok(false)
     }
 
     /// Returns the manifests that were fetched from a repository.
@@ -55,6 +72,18 @@ impl Store {
     /// Returns the path of a repository's records, for messages and for [`crate::fs::Disk`].
     pub fn repository_path(&self, repository: &Repository) -> PathBuf {
         self.layout().repository(repository)
+    }
+}
+
+/// Makes an empty file, and its directory, unless it is there.
+fn mark(dir: &Path, path: &Path) -> Result<(), FsError> {
+    if fs::stat(path)?.is_some() {
+        return Ok(());
+    }
+    fs::make_dirs(dir)?;
+    match fs::create_new(path, b"") {
+        Err(error) if error.kind() == FsErrorKind::Exists => Ok(()),
+        created => created,
     }
 }
 

@@ -171,7 +171,7 @@ impl EncodeLabelValue for FillOutcome {
 /// What kind of error a call of the store ended with.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum StoreErrorKind {
-    /// No space or quota left.
+    /// No space or quota left, or a file larger than may be.
     Full,
     /// The device or the file system fails.
     Io,
@@ -204,7 +204,7 @@ impl StoreErrorKind {
             return Self::Io;
         }
         match error.kind() {
-            Kind::StorageFull | Kind::QuotaExceeded => Self::Full,
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full,
             Kind::StaleNetworkFileHandle | Kind::NotConnected | Kind::HostUnreachable => Self::Io,
             Kind::TimedOut => Self::Timeout,
             Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Self::Denied,
@@ -530,6 +530,7 @@ mod tests {
         for (errno, expected) in [
             (rustix::io::Errno::NOSPC, StoreErrorKind::Full),
             (rustix::io::Errno::DQUOT, StoreErrorKind::Full),
+            (rustix::io::Errno::FBIG, StoreErrorKind::Full),
             (rustix::io::Errno::IO, StoreErrorKind::Io),
             (rustix::io::Errno::STALE, StoreErrorKind::Io),
             (rustix::io::Errno::TIMEDOUT, StoreErrorKind::Timeout),

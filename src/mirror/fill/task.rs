@@ -9,15 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::writer::Writer;
-use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, Standing, StoreHealth};
+use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, Standing};
 use crate::flight::Leader;
-use crate::fs::{Disk, FsError};
-use crate::index::Index;
-use crate::mirror::buffers::{Buffers, WindowBuffers};
-use crate::mirror::note_store_error;
+use crate::fs::FsError;
+use crate::mirror::Inner;
+use crate::mirror::buffers::WindowBuffers;
+use crate::mirror::negative::Asked;
 use crate::oci::{Digest, Verified, Verifier};
-use crate::store::Store;
-use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{FillOutcome, Running};
 use crate::upstream::{BlobBody, ResumePoint, Upstream, UpstreamError, UpstreamErrorClass};
 
@@ -44,16 +42,10 @@ const RESERVED_FOR_UNKNOWN: u64 = 4096;
 
 /// A fill's task, with all that it works with.
 pub(in crate::mirror) struct FillTask {
-    pub(in crate::mirror) store: Store,
-    pub(in crate::mirror) disk: Disk,
-    pub(in crate::mirror) index: Index,
+    pub(in crate::mirror) mirror: Arc<Inner>,
     pub(in crate::mirror) upstream: Upstream,
-    pub(in crate::mirror) metrics: Metrics,
-    pub(in crate::mirror) buffers: Buffers,
-    pub(in crate::mirror) health: StoreHealth,
-    pub(in crate::mirror) permits: Arc<Semaphore>,
     pub(in crate::mirror) fill: Arc<Fill>,
-    /// Without one the blob is streamed past the store, for one client that came too late to share.
+    /// Without one the blob is streamed past the store, for one client that cannot share it.
     pub(in crate::mirror) leader: Option<Leader<Digest, Fill>>,
     /// What a manifest says of the blob's size.
     pub(in crate::mirror) expected_size: Option<u64>,
@@ -119,16 +111,19 @@ impl FillTask {
     /// Works until the blob is published, or the fill has failed.
     pub(in crate::mirror) async fn run(self) {
         let ending = Ending(Arc::clone(&self.fill));
-        let running = self.metrics.fill_running();
+        let running = self.mirror.metrics.fill_running();
         let (digest, repository) = (&self.fill.digest, &self.fill.repository);
         match self.fly().await {
             Ok(None) => {}
             Ok(Some(outcome)) => {
-                self.metrics.fill(outcome);
+                self.mirror.metrics.fill(outcome);
                 tracing::info!(%digest, %repository, ?outcome, "filled");
             }
             Err(error) => {
-                self.metrics.fill(FillOutcome::Failed);
+                self.mirror.metrics.fill(FillOutcome::Failed);
+                // Before the flight lands, so that nobody asks again in between.
+                let asked = Asked::Blob(repository.clone(), digest.clone());
+                self.mirror.negatives.noted(asked, error.clone().into());
                 let cause: &dyn std::error::Error = &error;
                 tracing::warn!(%digest, %repository, error = cause, "fill failed");
                 self.fill
@@ -145,7 +140,7 @@ impl FillTask {
             verifier: Verifier::new(self.fill.digest.clone()),
             writer: None,
             permit: None,
-            window: self.buffers.window(),
+            window: self.mirror.buffers.window(),
             validator: None,
             waiting_since: None,
         };
@@ -160,8 +155,10 @@ impl FillTask {
         let Fill {
             repository, digest, ..
         } = &*self.fill;
-        self.index.add(repository, &[(digest.clone(), Some(size))]);
-        self.index.mark_sent(&repository.host, digest);
+        self.mirror.index.add(repository, &[(digest.clone(), Some(size))]);
+        self.mirror.index.mark_shared(&repository.host, digest);
+        // Before a client can have all of it, so that the process does not end in between.
+        let _publishing = self.mirror.publishing.token();
         self.fill.advance(|progress| {
             progress.size_bytes = Some(size);
             progress.stage = Stage::Verified;
@@ -171,7 +168,7 @@ impl FillTask {
         };
         match self.publish(writer, verified).await {
             Ok(()) => {
-                self.health.note_success();
+                self.mirror.health.note_success();
                 self.fill.window().release_written();
                 Ok(Some(FillOutcome::Published))
             }
@@ -192,11 +189,19 @@ impl FillTask {
             let count = writer.written().await?;
             self.fill.window().note_written(count);
         }
-        let path = self.store.blob_path(&self.fill.digest);
+        let path = self.mirror.store.blob_path(&self.fill.digest);
         let lost = |text: &str| FsError::new("publish", &path, std::io::Error::other(text.to_owned()));
         let staged = writer.take().ok_or_else(|| lost("the staged file is gone"))?;
-        let store = self.store.clone();
-        let call = tokio::task::spawn_blocking(move || store.publish_blob(staged, &verified));
+        let store = self.mirror.store.clone();
+        let sender = self
+            .mirror
+            .guards
+            .is_guarded()
+            .then(|| self.fill.repository.host.clone());
+        let call = tokio::task::spawn_blocking(move || {
+            store.publish_blob(staged, &verified)?;
+            sender.map_or(Ok(()), |host| store.mark_sent(&host, verified.digest()))
+        });
         match timeout(PUBLISH_LIMIT, call).await {
             Ok(Ok(published)) => published,
             Ok(Err(panicked)) => Err(lost(&panicked.to_string())),
@@ -205,8 +210,8 @@ impl FillTask {
     }
 
     fn store_failed(&self, error: &FsError) {
-        note_store_error(&self.metrics, error);
-        self.health.note_failure();
+        self.mirror.note_store_error(error);
+        self.mirror.health.note_failure();
         self.fill.window().lose_store();
     }
 }
@@ -214,11 +219,14 @@ impl FillTask {
 impl Flight<'_> {
     /// Looks again, for the blob may have been published before this fill led; stages a file if it was not.
     async fn is_there_already(&mut self) -> Result<bool, FillError> {
-        let FillTask {
-            store, disk, fill, ..
-        } = self.task;
-        let (store, digest, path) = (store.clone(), fill.digest.clone(), store.blob_path(&fill.digest));
-        match disk.run("open", &path, move || store.open_blob(&digest)).await {
+        let FillTask { mirror, fill, .. } = self.task;
+        let (store, digest) = (mirror.store.clone(), fill.digest.clone());
+        let path = store.blob_path(&digest);
+        match mirror
+            .disk
+            .run("open", &path, move || store.open_blob(&digest))
+            .await
+        {
             Ok(Some(blob)) if self.may_take(blob.size_bytes).await? => {
                 fill.window().show_whole(blob.file, blob.size_bytes);
                 fill.advance(|progress| {
@@ -254,19 +262,17 @@ impl Flight<'_> {
 
     async fn stage(&mut self) -> Result<(), FillError> {
         let FillTask {
-            store,
-            disk,
+            mirror,
             fill,
-            health,
             expected_size,
             ..
         } = self.task;
-        if health.is_suspect() {
+        if mirror.health.is_suspect() {
             self.take_permit()?;
         }
         let reserved = expected_size.unwrap_or(RESERVED_FOR_UNKNOWN);
-        let (path, store) = (store.root().to_owned(), store.clone());
-        let staging = disk.run("stage", &path, move || {
+        let (path, store) = (mirror.store.root().to_owned(), mirror.store.clone());
+        let staging = mirror.disk.run("stage", &path, move || {
             let staged = store.stage()?;
             staged.reserve(reserved)?;
             Ok(staged)
@@ -274,7 +280,7 @@ impl Flight<'_> {
         match staging.await {
             Ok(staged) => {
                 fill.window().attach(staged.reader());
-                self.writer = Some(Writer::new(staged, disk.deadline()));
+                self.writer = Some(Writer::new(staged, mirror.disk.deadline()));
                 Ok(())
             }
             Err(error) => self.go_past_store(error),
@@ -293,20 +299,25 @@ impl Flight<'_> {
 
     fn take_permit(&mut self) -> Result<(), FillError> {
         if self.permit.is_none() {
-            let permit = Arc::clone(&self.task.permits).try_acquire_owned();
+            let permit = self.permits().try_acquire_owned();
             let busy = |_| FillError::Busy {
                 retry_after: BUSY_RETRY_AFTER,
             };
-            self.permit = Some((permit.map_err(busy)?, self.task.metrics.uncached_stream()));
+            self.permit = Some((permit.map_err(busy)?, self.task.mirror.metrics.uncached_stream()));
         }
         Ok(())
     }
 
+    fn permits(&self) -> Arc<Semaphore> {
+        let FillTask { mirror, fill, .. } = self.task;
+        mirror.permits.of(&fill.repository.host)
+    }
+
     async fn wait_for_permit(&mut self) -> Result<(), FillError> {
-        let acquire = Arc::clone(&self.task.permits).acquire_owned();
+        let acquire = self.permits().acquire_owned();
         match timeout(PERMIT_WAIT, acquire).await {
             Ok(Ok(permit)) => {
-                self.permit = Some((permit, self.task.metrics.uncached_stream()));
+                self.permit = Some((permit, self.task.mirror.metrics.uncached_stream()));
                 Ok(())
             }
             Ok(Err(_)) | Err(_) => Err(FillError::Busy {
