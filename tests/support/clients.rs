@@ -18,7 +18,7 @@ fn control_group() -> String {
 const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
 
 /// Returns a file under `config/` for a mirror at `address`.
-fn client_file(path: &str, address: SocketAddr) -> String {
+pub fn client_file(path: &str, address: SocketAddr) -> String {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
     let text = fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()));
     assert!(
