@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use wharf::oci::RegistryHost;
 use wharf::telemetry::Metrics;
+use wharf::telemetry::metrics::{FillOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome};
 
 fn project(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -41,7 +43,16 @@ fn the_files_that_the_readme_shows_are_those_under_config() {
 
 #[test]
 fn the_metrics_that_the_readme_names_exist() {
-    let rendered = Metrics::new([]).render();
+    let hub = RegistryHost::docker_hub();
+    let metrics = Metrics::new([hub.clone()]);
+    // A family is rendered once it has counted something.
+    metrics.http_request(&http::Method::GET, "blob", http::StatusCode::BAD_GATEWAY);
+    metrics.manifest(ManifestResult::Stale);
+    metrics.upstream_request(&hub, UpstreamKind::Other, UpstreamOutcome::Limited);
+    metrics.rate_limit(&hub, Some(100), Some(0));
+    metrics.fill(FillOutcome::Failed);
+    metrics.store_error("write", StoreErrorKind::Full);
+    let rendered = metrics.render();
     let known: Vec<&str> = rendered
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
