@@ -115,6 +115,37 @@ impl Docker {
         run_ok(command)
     }
 
+    /// Makes an image of a file system's tar.
+    pub fn import(&self, tar: &Path, image: &str) {
+        run_ok(self.command(&["import", &tar.to_string_lossy(), image]));
+    }
+
+    /// Builds the Dockerfile in a directory.
+    pub fn build(&self, image: &str, directory: &Path) {
+        let path = directory.to_string_lossy();
+        let mut command = self.command(&["build", "--network", "none", "--tag", image, &path]);
+        // BuildKit needs a plugin that Debian does not bring along.
+        command.env("DOCKER_BUILDKIT", "0");
+        run_ok(command);
+    }
+
+    /// The user that an image's containers run as.
+    pub fn image_user(&self, image: &str) -> String {
+        let output = run_ok(self.command(&["inspect", "--format", "{{.Config.User}}", image]));
+        output.trim().to_owned()
+    }
+
+    /// Runs an image as it is in the background, in the host's network and with no capability.
+    pub fn start_on_host_network(&self, image: &str, variables: &[String]) -> Service {
+        let mut command = self.command(&["run", "--rm", "--network", "host", "--cap-drop", "ALL"]);
+        command.args(["--security-opt", "no-new-privileges"]);
+        for variable in variables {
+            command.args(["--env", variable]);
+        }
+        command.arg(image);
+        Service::start("container", self.directory.path(), command)
+    }
+
     /// Removes an image, so that it can be pulled again.
     pub fn remove(&self, image: &str) {
         run_ok(self.command(&["rmi", "--force", image]));
