@@ -9,5 +9,6 @@ mod crash;
 mod docker;
 mod dockerfile;
 mod full_store;
+mod hung_store;
 mod images;
 mod podman;

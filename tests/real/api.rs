@@ -1,11 +1,16 @@
 //! Every endpoint of the pull API by curl, compared with the registry's own answers.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
+use crate::support::clients::client_file;
 use crate::support::curl::{Answer, Curl, MANIFEST_TYPES};
 use crate::support::mirror::{Mirror, Options};
+use crate::support::process::{shell, wait_until};
 use crate::support::registry::Registry;
 use crate::support::sha256;
+use crate::support::store::{blob_path, has_blob};
 
 fn start() -> (Registry, Mirror) {
     let registry = Registry::filled();
@@ -320,4 +325,30 @@ fn what_is_not_a_pull_gets_an_error_of_the_specification() {
     let base = mirror.get("/v2/").send();
     assert_eq!(base.status, 200);
     assert_eq!(mirror.get("/healthz").send().status, 200);
+}
+
+#[test]
+fn the_documented_curl_commands_are_answered() {
+    let (registry, mirror) = start();
+    let (manifest, _) = registry.manifest("library/busybox", "latest");
+    let script = client_file("curl.sh", mirror.address());
+    let output = shell(&format!("export no_proxy='*'\n{script}"));
+    let (first, lists) = output.split_at(manifest.len());
+    assert_eq!(first.as_bytes(), manifest);
+    assert_eq!(lists.matches("\"v1\"").count(), 2, "{lists}");
+}
+
+#[test]
+fn a_blob_that_was_deleted_from_the_store_is_fetched_again() {
+    let (registry, mirror) = start();
+    let blob = &registry.layers("library/layers", "latest")[0];
+    let path = format!("/v2/library/layers/blobs/{blob}");
+    for times in 1..=2 {
+        assert_eq!(sha256(&mirror.get(&path).send().body), *blob);
+        wait_until("a GET and a published blob", Duration::from_secs(10), || {
+            let gets = registry.blob_gets().get(blob).copied();
+            (gets == Some(times) && has_blob(mirror.store(), blob)).then_some(())
+        });
+        std::fs::remove_file(blob_path(mirror.store(), blob)).expect("delete a blob");
+    }
 }

@@ -1,11 +1,13 @@
 //! dockerd, podman, skopeo and containerd, configured by the files under `config/`.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::process::{Ended, Service, bound_command, run, run_ok, shell};
@@ -18,7 +20,7 @@ fn control_group() -> String {
 const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
 
 /// Returns a file under `config/` for a mirror at `address`.
-fn client_file(path: &str, address: SocketAddr) -> String {
+pub fn client_file(path: &str, address: SocketAddr) -> String {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
     let text = fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()));
     assert!(
@@ -113,6 +115,37 @@ impl Docker {
         let mut command = self.command(&["run", "--rm", "--network", "none", "--pull", "never", image]);
         command.args(arguments);
         run_ok(command)
+    }
+
+    /// Makes an image of a file system's tar.
+    pub fn import(&self, tar: &Path, image: &str) {
+        run_ok(self.command(&["import", &tar.to_string_lossy(), image]));
+    }
+
+    /// Builds the Dockerfile in a directory.
+    pub fn build(&self, image: &str, directory: &Path) {
+        let path = directory.to_string_lossy();
+        let mut command = self.command(&["build", "--network", "none", "--tag", image, &path]);
+        // BuildKit needs a plugin that Debian does not bring along.
+        command.env("DOCKER_BUILDKIT", "0");
+        run_ok(command);
+    }
+
+    /// The user that an image's containers run as.
+    pub fn image_user(&self, image: &str) -> String {
+        let output = run_ok(self.command(&["inspect", "--format", "{{.Config.User}}", image]));
+        output.trim().to_owned()
+    }
+
+    /// Runs an image as it is in the background, in the host's network and with no capability.
+    pub fn start_on_host_network(&self, image: &str, variables: &[String]) -> Service {
+        let mut command = self.command(&["run", "--rm", "--network", "host", "--cap-drop", "ALL"]);
+        command.args(["--security-opt", "no-new-privileges"]);
+        for variable in variables {
+            command.args(["--env", variable]);
+        }
+        command.arg(image);
+        Service::start("container", self.directory.path(), command)
     }
 
     /// Removes an image, so that it can be pulled again.
@@ -333,4 +366,61 @@ impl Drop for Tmpfs {
     fn drop(&mut self) {
         clean_up(self.directory.path());
     }
+}
+
+/// A file system in user space that can be made to hang, as a distributed one does whose servers are gone.
+pub struct Bindfs {
+    // Dropped in this order: the process must have ended before its directories go.
+    service: RefCell<Service>,
+    mounted: TempDir,
+    _backing: TempDir,
+}
+
+impl Bindfs {
+    /// Mounts one.
+    pub fn mount() -> Self {
+        let (backing, mounted) = (tempfile::tempdir(), tempfile::tempdir());
+        let (backing, mounted) = (backing.expect("a directory"), mounted.expect("a directory"));
+        let mut command = bound_command("bindfs");
+        command.arg("-f").arg(backing.path()).arg(mounted.path());
+        let mut service = Service::start("bindfs", backing.path(), command);
+        service.wait_ready(Duration::from_secs(10), || {
+            is_mounted(mounted.path()).then_some(())
+        });
+        Self {
+            service: RefCell::new(service),
+            mounted,
+            _backing: backing,
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.mounted.path()
+    }
+
+    /// Lets every call hang from now on.
+    pub fn hang(&self) {
+        self.service.borrow_mut().signal(Signal::STOP);
+    }
+
+    /// Lets the calls go on.
+    pub fn go_on(&self) {
+        self.service.borrow_mut().signal(Signal::CONT);
+    }
+}
+
+impl Drop for Bindfs {
+    fn drop(&mut self) {
+        // Killed and not asked: calls that hang fail then, and nobody waits for them.
+        self.service.borrow_mut().kill();
+        clean_up(self.mounted.path());
+    }
+}
+
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1).map(Path::new) == Some(path))
 }

@@ -32,10 +32,15 @@ pub fn assert_blobs_are_whole(store: &Path) -> usize {
     blobs.len()
 }
 
+/// Returns where a blob is once it is published.
+pub fn blob_path(store: &Path, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
+    store.join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
 /// Returns whether a blob is published.
 pub fn has_blob(store: &Path, digest: &str) -> bool {
-    let hex = digest.strip_prefix("sha256:").expect("a sha256 digest");
-    store.join("blobs/sha256").join(&hex[..2]).join(hex).exists()
+    blob_path(store, digest).exists()
 }
 
 /// The bytes in staged files.

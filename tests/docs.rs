@@ -1,0 +1,93 @@
+//! What README.md says is so: its files are those under `config/`, and its metrics exist.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use wharf::oci::RegistryHost;
+use wharf::telemetry::Metrics;
+use wharf::telemetry::metrics::{FillOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome};
+
+fn project(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
+}
+
+/// Returns the code blocks whose fence names a file, by that name.
+fn files_shown(text: &str) -> BTreeMap<String, String> {
+    let mut blocks = text.split("```");
+    let mut shown = BTreeMap::new();
+    // Every second piece is within a fence.
+    while let (Some(_), Some(block)) = (blocks.next(), blocks.next()) {
+        let (fence, content) = block.split_once('\n').expect("a fence with content");
+        let (_, file) = fence.split_once(' ').expect("a fence that names a file");
+        shown.insert(file.to_owned(), content.to_owned());
+    }
+    shown
+}
+
+#[test]
+fn the_files_that_the_readme_shows_are_those_under_config() {
+    let shown = files_shown(&project("README.md"));
+    let expected = [
+        "config/containerd/_default/hosts.toml",
+        "config/containerd/docker.io/hosts.toml",
+        "config/curl.sh",
+        "config/daemon.json",
+        "config/podman/registries.conf",
+    ];
+    assert_eq!(shown.keys().collect::<Vec<_>>(), expected);
+    for (file, content) in shown {
+        assert_eq!(content, project(&file), "{file}");
+    }
+}
+
+#[test]
+fn the_metrics_that_the_readme_names_exist() {
+    let hub = RegistryHost::docker_hub();
+    let metrics = Metrics::new([hub.clone()]);
+    // A family is rendered once it has counted something.
+    metrics.http_request(&http::Method::GET, "blob", http::StatusCode::BAD_GATEWAY);
+    metrics.manifest(ManifestResult::Stale);
+    metrics.upstream_request(&hub, UpstreamKind::Other, UpstreamOutcome::Limited);
+    metrics.rate_limit(&hub, Some(100), Some(0));
+    metrics.fill(FillOutcome::Failed);
+    metrics.store_error("write", StoreErrorKind::Full);
+    let rendered = metrics.render();
+    let known: Vec<&str> = rendered
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .collect();
+    let readme = project("README.md");
+    let named: Vec<&str> = readme
+        .split(|c: char| !c.is_ascii_lowercase() && c != '_')
+        .filter(|word| word.starts_with("wharf_"))
+        .collect();
+    assert!(named.len() > 5, "{named:?}");
+    for name in named {
+        assert!(
+            known.contains(&name.trim_end_matches("_total")),
+            "{name} in {known:?}"
+        );
+    }
+}
+
+#[test]
+fn the_paths_that_the_readme_links_to_exist() {
+    let readme = project("README.md");
+    for target in readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+    {
+        match target.strip_prefix('#') {
+            Some(anchor) => {
+                let has_heading = readme.lines().any(|line| {
+                    let heading = line.trim_start_matches('#').trim();
+                    line.starts_with('#') && heading.to_lowercase().replace(' ', "-") == anchor
+                });
+                assert!(has_heading, "#{anchor}");
+            }
+            None => drop(project(target)),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! A store whose file system stops answering: the calls hang, as those of NFS or FUSE do.
+
+use std::time::{Duration, Instant};
+
+use crate::support::clients::Bindfs;
+use crate::support::curl::{Curl, MANIFEST_TYPES};
+use crate::support::mirror::{Mirror, Options};
+use crate::support::process::wait_until;
+use crate::support::registry::Registry;
+use crate::support::sha256;
+use crate::support::store::{assert_blobs_are_whole, has_blob};
+
+/// containerd waits so long for headers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn in_time(request: Curl) -> (u16, Vec<u8>) {
+    let started = Instant::now();
+    let answer = request.accept(MANIFEST_TYPES).send();
+    assert!(started.elapsed() < PATIENCE, "after {:?}", started.elapsed());
+    (answer.status, answer.body)
+}
+
+#[test]
+fn a_store_that_hangs_delays_clients_by_seconds_and_is_used_again_when_it_answers() {
+    let registry = Registry::filled();
+    let file_system = Bindfs::mount();
+    let mut options = Options::new(registry.address()).keys("store_timeout = \"3s\"");
+    options.store = Some(file_system.path().join("store"));
+    let mirror = Mirror::start(&options);
+    let cached = registry.layers("library/layers", "latest").remove(1);
+    let manifest = mirror
+        .get("/v2/library/layers/manifests/latest")
+        .accept(MANIFEST_TYPES)
+        .send();
+    wait_until("a layer to be cached", Duration::from_secs(30), || {
+        has_blob(mirror.store(), &cached).then_some(())
+    });
+
+    file_system.hang();
+    let served = in_time(mirror.get("/v2/library/layers/manifests/latest"));
+    assert_eq!(served, (200, manifest.body));
+    for _ in 0..3 {
+        let (status, body) = in_time(mirror.get(&format!("/v2/library/layers/blobs/{cached}")));
+        assert_eq!((status, sha256(&body)), (200, cached.clone()));
+    }
+    let (status, _) = in_time(mirror.get("/v2/library/busybox/manifests/latest"));
+    assert_eq!(status, 200, "a manifest that was never asked for");
+    for cold in registry.blobs("library/busybox", "latest") {
+        let (status, body) = in_time(mirror.get(&format!("/v2/library/busybox/blobs/{cold}")));
+        assert_eq!((status, sha256(&body)), (200, cold));
+    }
+    assert!(mirror.metric("wharf_store_errors_total", "timeout") >= 1.0);
+    assert_eq!(
+        in_time(mirror.get("/readyz")).0,
+        200,
+        "it serves, and so is ready"
+    );
+
+    file_system.go_on();
+    let path = format!("/v2/library/layers/blobs/{cached}");
+    wait_until("the store to be used again", Duration::from_secs(30), || {
+        let hits = mirror.metric("wharf_blob_requests_total", "\"hit\"");
+        assert_eq!(sha256(&mirror.get(&path).send().body), cached);
+        (mirror.metric("wharf_blob_requests_total", "\"hit\"") > hits).then_some(())
+    });
+    for blob in registry.blobs("library/busybox", "latest") {
+        wait_until(
+            "what was streamed past it to be cached",
+            Duration::from_secs(30),
+            || {
+                mirror.get(&format!("/v2/library/busybox/blobs/{blob}")).send();
+                has_blob(mirror.store(), &blob).then_some(())
+            },
+        );
+    }
+    assert_blobs_are_whole(mirror.store());
+}
