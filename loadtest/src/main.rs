@@ -1,1 +1,40 @@
-fn main() {}
+//! Benchmarks of wharf against what users would pick in its place, side by side in one run.
+//!
+//! Everything runs on 127.0.0.1, is bounded in count and time, and is gone at the end. The machine may be
+//! noisy: servers take turns, and ratios of medians count.
+
+mod client;
+mod mirror;
+mod relay;
+mod report;
+mod servers;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "wharf-loadtest", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The mirror against docker-registry and nginx: cached blobs, manifests, a cold blob, memory.
+    Mirror(mirror::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    let Command::Mirror(arguments) = Arguments::parse().command;
+    let json: Option<PathBuf> = arguments.json.clone();
+    let report = mirror::run(&arguments)?;
+    report.print();
+    if let Some(path) = json {
+        std::fs::write(&path, report.to_json())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

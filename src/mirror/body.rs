@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 
 use super::buffers::{BURST, Buffer, Buffers, StreamBuffers};
 
+/// The most that is read from the page cache at once: what stays in a core's own cache on its way to the socket.
+const MAX_CACHED_READ: usize = 128 << 10;
+
 /// A stream over a part of a file.
 pub(super) struct FileStream {
     file: Arc<File>,
@@ -78,7 +81,7 @@ impl FileStream {
 
     /// Reads what is in the page cache; `None` if the kernel would wait, or cannot tell.
     fn read_cached(&mut self) -> io::Result<Option<Bytes>> {
-        let (mut buffer, length) = self.next_buffer();
+        let (mut buffer, length) = self.next_buffer(MAX_CACHED_READ);
         let mut room = [IoSliceMut::new(buffer.room(length))];
         match rustix::io::preadv2(&self.file, &mut room, self.rest.start, ReadWriteFlags::NOWAIT) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -93,16 +96,16 @@ impl FileStream {
     }
 
     /// Returns a buffer for the next bytes, and how many of them there will be.
-    fn next_buffer(&self) -> (Buffer, usize) {
+    fn next_buffer(&self, most: usize) -> (Buffer, usize) {
         let rest = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX);
-        let length = rest.min(self.buffers.bytes());
+        let length = rest.min(self.buffers.bytes()).min(most);
         (self.buffers.take(length), length)
     }
 
     fn start_burst(&mut self) {
         let mut parts = Vec::with_capacity(BURST);
         while self.outstanding < BURST && !self.rest.is_empty() {
-            let (buffer, length) = self.next_buffer();
+            let (buffer, length) = self.next_buffer(usize::MAX);
             parts.push((buffer, self.rest.start, length));
             self.rest.start += length as u64;
             self.outstanding += 1;
