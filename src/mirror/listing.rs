@@ -11,7 +11,6 @@ use super::manifest::Freshness;
 use super::{Inner, Mirror, MirrorError};
 use crate::flight::Questions;
 use crate::fs::FsError;
-use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Algorithm, Digest, Reference, Repository, Tag, Verified, referrers};
 use crate::store::Subject;
 use crate::upstream::UpstreamErrorClass;
@@ -235,18 +234,5 @@ impl Inner {
             Err(error) => self.note_store_error(&error),
         }
         Ok(())
-    }
-
-    async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
-        let (store, wanted) = (self.store.clone(), digest.clone());
-        let path = store.blob_path(digest);
-        let read = self
-            .disk
-            .run("read", &path, move || {
-                store.read_blob(&wanted, MAX_MANIFEST_BYTES)
-            })
-            .await;
-        let bytes = read.inspect_err(|error| self.note_store_error(error)).ok()??;
-        Verified::check(digest, &bytes).is_ok().then(|| bytes.into())
     }
 }

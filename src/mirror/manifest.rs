@@ -349,29 +349,37 @@ impl Inner {
         if let Some(known) = self.manifests.by_digest.get(digest) {
             return Some(known);
         }
-        let (store, wanted) = (self.store.clone(), digest.clone());
-        let path = store.blob_path(digest);
-        let read = self
-            .disk
-            .run("read", &path, move || {
-                store.read_blob(&wanted, MAX_MANIFEST_BYTES)
-            })
-            .await;
-        let bytes = read.inspect_err(|error| self.note_store_error(error)).ok()??;
-        if let Err(mismatch) = Verified::check(digest, &bytes) {
-            tracing::error!(path = %path.display(), %mismatch, "a stored manifest is damaged; remove it");
-            return None;
-        }
+        let bytes = self.stored_bytes(digest).await?;
         let manifest = Manifest::parse(&bytes).ok()?;
         let known = Arc::new(KnownManifest {
             digest: digest.clone(),
-            bytes: bytes.into(),
+            bytes,
             manifest,
         });
         self.manifests
             .by_digest
             .insert(digest.clone(), Arc::clone(&known));
         Some(known)
+    }
+
+    /// Returns a small blob of the store, if what is there has its digest.
+    pub(super) async fn stored_bytes(&self, digest: &Digest) -> Option<Bytes> {
+        let (store, wanted) = (self.store.clone(), digest.clone());
+        let path = store.blob_path(digest);
+        let read = self.disk.run("read", &path, move || {
+            store.read_blob(&wanted, MAX_MANIFEST_BYTES)
+        });
+        let bytes = read
+            .await
+            .inspect_err(|error| self.note_store_error(error))
+            .ok()??;
+        match Verified::check(digest, &bytes) {
+            Ok(_) => Some(bytes.into()),
+            Err(mismatch) => {
+                tracing::error!(path = %path.display(), %mismatch, "a stored manifest is damaged; remove it");
+                None
+            }
+        }
     }
 
     /// Returns the newest record of a subject: the one in memory while it is fresh, else the store's.

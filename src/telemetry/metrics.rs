@@ -39,6 +39,10 @@ pub enum BlobResult {
     Error,
 }
 
+impl BlobResult {
+    const ALL: &[Self] = &[Self::Hit, Self::Follow, Self::Fill, Self::Uncached, Self::Error];
+}
+
 impl EncodeLabelValue for BlobResult {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         encoder.write_str(match self {
@@ -66,6 +70,17 @@ pub enum ManifestResult {
     NotFound,
     /// Not at all.
     Error,
+}
+
+impl ManifestResult {
+    const ALL: &[Self] = &[
+        Self::Hit,
+        Self::Revalidated,
+        Self::Fetched,
+        Self::Stale,
+        Self::NotFound,
+        Self::Error,
+    ];
 }
 
 impl EncodeLabelValue for ManifestResult {
@@ -96,6 +111,17 @@ pub enum UpstreamKind {
     Token,
     /// Tags, referrers, the API's root.
     Other,
+}
+
+impl UpstreamKind {
+    const ALL: &[Self] = &[
+        Self::ManifestHead,
+        Self::ManifestGet,
+        Self::BlobHead,
+        Self::BlobGet,
+        Self::Token,
+        Self::Other,
+    ];
 }
 
 impl EncodeLabelValue for UpstreamKind {
@@ -130,6 +156,18 @@ pub enum UpstreamOutcome {
     Unreachable,
 }
 
+impl UpstreamOutcome {
+    const ALL: &[Self] = &[
+        Self::Ok,
+        Self::NotFound,
+        Self::Denied,
+        Self::Limited,
+        Self::Failed,
+        Self::Timeout,
+        Self::Unreachable,
+    ];
+}
+
 impl EncodeLabelValue for UpstreamOutcome {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         encoder.write_str(match self {
@@ -157,6 +195,10 @@ pub enum FillOutcome {
     Abandoned,
 }
 
+impl FillOutcome {
+    const ALL: &[Self] = &[Self::Published, Self::Failed, Self::Uncached, Self::Abandoned];
+}
+
 impl EncodeLabelValue for FillOutcome {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         encoder.write_str(match self {
@@ -181,6 +223,10 @@ pub enum StoreErrorKind {
     Denied,
     /// Anything else.
     Other,
+}
+
+impl StoreErrorKind {
+    const ALL: &[Self] = &[Self::Full, Self::Io, Self::Timeout, Self::Denied, Self::Other];
 }
 
 impl EncodeLabelValue for StoreErrorKind {
@@ -212,6 +258,11 @@ impl StoreErrorKind {
         }
     }
 }
+
+/// The calls of the store that are counted from the start; rarer ones appear when they fail.
+const STORE_OPERATIONS: [&str; 10] = [
+    "open", "stat", "list", "read", "create", "stage", "reserve", "write", "rename", "publish",
+];
 
 /// Everything that wharf counts. A clone is the same table.
 #[derive(Clone)]
@@ -317,7 +368,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("wharf");
         let r = &mut registry;
         // Counters get their `_total` when they are rendered.
-        Self(Arc::new(Table {
+        let metrics = Self(Arc::new(Table {
             configured: configured.into_iter().collect(),
             http_requests: register(r, "http_requests", "Requests answered"),
             http_response_bytes: register(r, "http_response_bytes", "Bytes of bodies sent to clients"),
@@ -349,7 +400,52 @@ impl Metrics {
             ),
             store_errors: register(r, "store_errors", "Calls of the store that failed"),
             registry,
-        }))
+        }));
+        metrics.start_at_zero();
+        metrics
+    }
+
+    /// Shows every counter before its first event: an alert on a rise misses the first one of a new line.
+    fn start_at_zero(&self) {
+        let Table {
+            blob_requests,
+            manifest_requests,
+            fills,
+            store_errors,
+            ..
+        } = &*self.0;
+        for result in BlobResult::ALL.iter().copied() {
+            drop(blob_requests.get_or_create(&BlobLabels { result }));
+        }
+        for result in ManifestResult::ALL.iter().copied() {
+            drop(manifest_requests.get_or_create(&ManifestLabels { result }));
+        }
+        for outcome in FillOutcome::ALL.iter().copied() {
+            drop(fills.get_or_create(&FillLabels { outcome }));
+        }
+        for kind in StoreErrorKind::ALL.iter().copied() {
+            for operation in STORE_OPERATIONS {
+                drop(store_errors.get_or_create(&StoreErrorLabels { operation, kind }));
+            }
+        }
+        for host in &self.0.configured {
+            self.start_upstream_at_zero(host);
+        }
+    }
+
+    fn start_upstream_at_zero(&self, host: &RegistryHost) {
+        let UpstreamLabels { upstream } = self.upstream(host);
+        for kind in UpstreamKind::ALL.iter().copied() {
+            for outcome in UpstreamOutcome::ALL.iter().copied() {
+                let labels = UpstreamRequestLabels {
+                    upstream: upstream.clone(),
+                    kind,
+                    outcome,
+                };
+                drop(self.0.upstream_requests.get_or_create(&labels));
+            }
+        }
+        drop(self.upstream_bytes(host));
     }
 
     /// Renders all metrics as OpenMetrics text, of type [`CONTENT_TYPE`].
@@ -514,6 +610,21 @@ mod tests {
         }
         assert!(!rendered.contains("evil.example"));
         assert!(rendered.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_has_not_happened_yet_is_rendered_as_zero() {
+        let rendered = Metrics::new([host("ghcr.io")]).render();
+        for line in [
+            "wharf_blob_requests_total{result=\"hit\"} 0",
+            "wharf_manifest_requests_total{result=\"stale\"} 0",
+            "wharf_fills_total{outcome=\"failed\"} 0",
+            "wharf_store_errors_total{operation=\"write\",kind=\"full\"} 0",
+            "wharf_upstream_requests_total{upstream=\"ghcr.io\",kind=\"blob_get\",outcome=\"limited\"} 0",
+            "wharf_upstream_bytes_total{upstream=\"ghcr.io\"} 0",
+        ] {
+            assert!(rendered.lines().any(|l| l == line), "no {line} in\n{rendered}");
+        }
     }
 
     #[test]
