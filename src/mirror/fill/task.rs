@@ -37,6 +37,9 @@ const SLOW_READER_GRACE: Duration = Duration::from_secs(5);
 /// The sync of a big blob takes minutes on a slow file system; an hour is a hang.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(3600);
 
+/// How often the log tells how far a long fill is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
 /// What is reserved for a blob of unknown size: a block.
 const RESERVED_FOR_UNKNOWN: u64 = 4096;
 
@@ -63,6 +66,7 @@ struct Flight<'a> {
     validator: Option<String>,
     /// Since when the slowest reader holds up the others.
     waiting_since: Option<Instant>,
+    told_progress: Instant,
 }
 
 type UncachedPermit = (OwnedSemaphorePermit, Running);
@@ -143,6 +147,7 @@ impl FillTask {
             window: self.mirror.buffers.window(),
             validator: None,
             waiting_since: None,
+            told_progress: Instant::now(),
         };
         if self.leader.is_none() {
             flight.take_permit()?;
@@ -444,6 +449,11 @@ impl Flight<'_> {
             return Err(FillError::Abandoned.into());
         }
         fill.advance(|progress| progress.received = seen);
+        if self.told_progress.elapsed() >= PROGRESS_EVERY {
+            self.told_progress = Instant::now();
+            let (digest, repository, size) = (&fill.digest, &fill.repository, fill.size_bytes());
+            tracing::info!(%digest, %repository, received = seen, size, "filling");
+        }
         Ok(())
     }
 
