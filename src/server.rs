@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
 use axum::middleware::AddExtension;
-use axum_server::accept::{Accept, DefaultAcceptor};
+use axum_server::accept::{Accept, NoDelayAcceptor};
 use axum_server::service::SendService;
 use axum_server::tls_rustls::RustlsAcceptor;
 use axum_server::{Handle, Server};
@@ -98,14 +98,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         timeout: config.drain_timeout,
     };
     let draining = tokio::spawn(drain.at_signal(signals));
+    // A blob's last byte goes out by itself: it must not wait until the client has acknowledged the rest.
+    let no_delay = NoDelayAcceptor::new();
     let served = match (tls, &config.tls) {
         (Some(tls), Some(files)) => {
             let (current, files) = (tls.clone(), files.clone());
             let paths = vec![files.certificate.clone(), files.key.clone()];
             tokio::spawn(reload::when_changed(paths, move || tls::reload(&current, &files)));
-            accept(listener, RustlsAcceptor::new(tls), handle, app).await
+            accept(listener, RustlsAcceptor::new(tls).acceptor(no_delay), handle, app).await
         }
-        _ => accept(listener, DefaultAcceptor::new(), handle, app).await,
+        _ => accept(listener, no_delay, handle, app).await,
     };
     served?;
     // Nobody is connected any more; what has been fetched whole is not to be thrown away.
