@@ -49,7 +49,7 @@ pub use manifest::{Freshness, ServedManifest};
 
 use background::Background;
 use buffers::Buffers;
-use fill::{Fill, StoreHealth, UncachedPermits};
+use fill::{Fill, FillKey, StoreHealth, UncachedPermits};
 use manifest::ManifestMemory;
 use membership::Guards;
 use negative::Negatives;
@@ -72,7 +72,7 @@ struct Inner {
     buffers: Buffers,
     health: StoreHealth,
     permits: UncachedPermits,
-    fills: Flights<Digest, Fill>,
+    fills: Flights<FillKey, Fill>,
     blob_heads: Questions<(Repository, Digest), Result<Option<u64>, MirrorError>>,
     manifests: ManifestMemory,
     listings: listing::ListingQuestions,
@@ -137,6 +137,14 @@ impl Inner {
             return Err(MirrorError::Offline);
         }
         Ok(self.upstreams.get(host)?)
+    }
+
+    /// Returns what the fill of a blob is shared by.
+    fn fill_key(&self, host: &RegistryHost, digest: &Digest) -> FillKey {
+        FillKey {
+            digest: digest.clone(),
+            stranger: (!self.upstreams.is_configured(host)).then(|| host.clone()),
+        }
     }
 
     /// Counts and logs a failed call of the store.

@@ -126,6 +126,11 @@ impl Upstreams {
         })))
     }
 
+    /// Tells whether a host has an upstream of its own in the configuration.
+    pub fn is_configured(&self, host: &RegistryHost) -> bool {
+        self.0.configured.contains_key(host)
+    }
+
     /// Returns the upstream of a host: a configured one, or one that `allow` names and `deny` does not.
     ///
     /// # Errors

@@ -105,7 +105,8 @@ impl Inner {
             expected_size: member.size_bytes,
             standing: Standing::of(Some(member), may_share),
         };
-        match self.fills.join(blob.digest.clone(), || wanted.fill()) {
+        let key = self.fill_key(&repository.host, &blob.digest);
+        match self.fills.join(key, || wanted.fill()) {
             Seat::Follower(_) => true,
             Seat::Leader(leader) => {
                 let fill = Arc::clone(leader.flight());

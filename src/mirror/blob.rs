@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::body::FileStream;
 use super::buffers::Buffers;
-use super::fill::{Fill, FillError, FillTask, Standing};
+use super::fill::{Fill, FillError, FillKey, FillTask, Standing};
 use super::negative::Asked;
 use super::tail::Tail;
 use super::{Inner, Mirror, MirrorError};
@@ -114,7 +114,7 @@ impl Mirror {
         }
         let under_way = inner
             .fills
-            .get(digest)
+            .get(&inner.fill_key(&repository.host, digest))
             .filter(|fill| fill.repository == *repository);
         if let Some(size) = under_way.and_then(|fill| fill.size_bytes()) {
             return Ok(Some(size));
@@ -242,7 +242,8 @@ impl Inner {
 
     /// Starts the fill of a blob, or follows the one under way.
     fn join_fill(self: &Arc<Self>, wanted: &Wanted<'_>) -> (Tail, BlobResult) {
-        match self.fills.join(wanted.digest.clone(), || wanted.fill()) {
+        let key = self.fill_key(&wanted.repository.host, wanted.digest);
+        match self.fills.join(key, || wanted.fill()) {
             Seat::Follower(fill) => {
                 let tail = Tail::new(fill, self.buffers.clone(), Some(self.metrics.follower()));
                 (tail, BlobResult::Follow)
@@ -269,7 +270,7 @@ impl Inner {
         self: &Arc<Self>,
         wanted: &Wanted<'_>,
         fill: Arc<Fill>,
-        leader: Option<Leader<Digest, Fill>>,
+        leader: Option<Leader<FillKey, Fill>>,
     ) -> FillTask {
         FillTask {
             mirror: Arc::clone(self),

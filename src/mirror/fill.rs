@@ -46,6 +46,17 @@ pub(super) struct Fill {
     reader_moved: Notify,
 }
 
+/// What a fill is shared by: who asks for the digest, of whichever configured host.
+///
+/// Anyone can set up a registry that sends a blob byte by byte, or wrong. So what comes from a host
+/// that is not configured is waited for by those alone who asked for it there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FillKey {
+    pub(super) digest: Digest,
+    /// The host, if it is not configured.
+    pub(super) stranger: Option<RegistryHost>,
+}
+
 /// How far a fill is.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {

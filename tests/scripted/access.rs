@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::support::client::Request;
+use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::proxy::Proxy;
@@ -272,14 +273,30 @@ fn hosts_that_are_not_configured_are_mirrored_only_as_allow_and_deny_say() {
     assert!(upstream.asked().iter().all(|asked| asked.repository == APP));
 }
 
+/// Starts a registry that every host leads to which is not configured.
+fn with_stranger(directory: &Path, options: Options) -> (Upstream, Options) {
+    let ca = directory.join("ca.pem");
+    let authority = Authority::new();
+    authority.write(&ca);
+    let stranger = Upstream::start_tls(authority.server());
+    let proxy = Proxy::start_to(stranger.address());
+    let options = options
+        .variable("HTTPS_PROXY", &proxy.url())
+        .variable("NO_PROXY", "127.0.0.1")
+        .variable("SSL_CERT_FILE", ca.to_str().expect("text"));
+    (stranger, options)
+}
+
 /// Anyone can set up a registry that says it has what he wants to see.
 #[test]
 fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
     let directory = tempfile::tempdir().expect("a directory");
-    let ca = directory.path().join("ca.pem");
-    let authority = Authority::new();
-    authority.write(&ca);
-    let (private, liar) = (Upstream::start(), Upstream::start_tls(authority.server()));
+    let private = Upstream::start();
+    let options = Options::new(private.address())
+        .keys("negative_ttl = \"100ms\"")
+        .upstream("private.test", &[&private.url()])
+        .upstream_keys("username = \"u\"\npassword = \"p\"");
+    let (liar, options) = with_stranger(directory.path(), options);
     let secret = private.add_image("team/secret", "v1", &[bytes(1000, 1)]);
     // It names the secret's manifest and blobs, and answers HEAD as if it had them.
     liar.add_manifest("x/y", OCI_MANIFEST, secret.manifest.clone());
@@ -294,14 +311,6 @@ fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
         blob(&secret.layers[0]).head(),
         then().status(200).header("Content-Length", "1000"),
     );
-    let proxy = Proxy::start_to(liar.address());
-    let options = Options::new(private.address())
-        .keys("negative_ttl = \"100ms\"")
-        .upstream("private.test", &[&private.url()])
-        .upstream_keys("username = \"u\"\npassword = \"p\"")
-        .variable("HTTPS_PROXY", &proxy.url())
-        .variable("NO_PROXY", "127.0.0.1")
-        .variable("SSL_CERT_FILE", ca.to_str().expect("text"));
     let mirror = Mirror::start(&options);
     let secret_blob = format!("/v2/private.test/team/secret/blobs/{}", secret.layers[0]);
     assert_eq!(mirror.ask(&secret_blob).send().body, bytes(1000, 1));
@@ -326,4 +335,30 @@ fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
     let gets = liar.blob_gets(&secret.layers[0]);
     assert_eq!(asked().body, bytes(1000, 1));
     assert_eq!(liar.blob_gets(&secret.layers[0]), gets);
+}
+
+#[test]
+fn nobody_waits_for_a_host_that_is_not_configured_but_who_asked_for_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let upstream = Upstream::start();
+    let (stranger, options) = with_stranger(directory.path(), Options::new(upstream.address()));
+    let whole = bytes(300_000, 7);
+    let digest = upstream.add_blob(APP, whole.clone());
+    stranger.add_blob("x/y", whole.clone());
+    let gate = Gate::new();
+    stranger.script(blob(&digest).get(), then().corrupt(10).pause(100, &gate));
+    let mirror = Mirror::start(&options);
+    let mut victim = mirror
+        .ask(&format!("/v2/registry.test/x/y/blobs/{digest}"))
+        .open();
+    victim.read(50);
+    for range in ["0-", "5-20", "0-"] {
+        let answer = mirror.ask(&blob_path(&digest)).range(range).send();
+        let end = if range == "0-" { whole.len() } else { 21 };
+        let start = if range == "0-" { 0 } else { 5 };
+        assert!(answer.body == whole[start..end], "other bytes for {range}");
+    }
+    assert_eq!(upstream.blob_gets(&digest), 1);
+    gate.open();
+    assert!(victim.end().is_err(), "its bytes were wrong");
 }

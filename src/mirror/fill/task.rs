@@ -9,13 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::writer::Writer;
-use super::{BUSY_RETRY_AFTER, Fill, FillError, Stage, Standing};
+use super::{BUSY_RETRY_AFTER, Fill, FillError, FillKey, Stage, Standing};
 use crate::flight::Leader;
 use crate::fs::FsError;
 use crate::mirror::Inner;
 use crate::mirror::buffers::WindowBuffers;
 use crate::mirror::negative::Asked;
-use crate::oci::{Digest, Verified, Verifier};
+use crate::oci::{Verified, Verifier};
 use crate::telemetry::metrics::{FillOutcome, Running};
 use crate::upstream::{BlobBody, ResumePoint, Upstream, UpstreamError, UpstreamErrorClass};
 
@@ -49,7 +49,7 @@ pub(in crate::mirror) struct FillTask {
     pub(in crate::mirror) upstream: Upstream,
     pub(in crate::mirror) fill: Arc<Fill>,
     /// Without one the blob is streamed past the store, for one client that cannot share it.
-    pub(in crate::mirror) leader: Option<Leader<Digest, Fill>>,
+    pub(in crate::mirror) leader: Option<Leader<FillKey, Fill>>,
     /// What a manifest says of the blob's size.
     pub(in crate::mirror) expected_size: Option<u64>,
     pub(in crate::mirror) standing: Standing,
