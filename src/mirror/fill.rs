@@ -13,6 +13,7 @@
 //! a fill ends. While the store is [suspect](StoreHealth), the permit is taken
 //! before upstream is asked.
 
+mod patience;
 mod task;
 mod writer;
 
@@ -44,6 +45,7 @@ pub(super) struct Fill {
     progress: watch::Sender<Progress>,
     window: Mutex<Window>,
     reader_moved: Notify,
+    reader_left: Notify,
 }
 
 /// What a fill is shared by: who asks for the digest, of whichever configured host.
@@ -150,6 +152,7 @@ impl Fill {
             progress: watch::Sender::new(progress),
             window: Mutex::default(),
             reader_moved: Notify::new(),
+            reader_left: Notify::new(),
         }
     }
 
@@ -163,9 +166,29 @@ impl Fill {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the task that a reader has moved or left.
+    /// Tells the task that a reader has moved.
     pub(super) fn note_reader_moved(&self) {
         self.reader_moved.notify_one();
+    }
+
+    /// Tells the task that a reader has left.
+    pub(super) fn note_reader_left(&self) {
+        self.reader_moved.notify_one();
+        self.reader_left.notify_one();
+    }
+
+    /// Waits until nobody wants what arrives: neither a reader nor the store.
+    async fn deserted(&self) {
+        loop {
+            let is_wanted = {
+                let window = self.window();
+                window.store_takes() || window.has_readers()
+            };
+            if !is_wanted {
+                return;
+            }
+            self.reader_left.notified().await;
+        }
     }
 
     /// Returns the blob's size, if it is known already.

@@ -133,6 +133,6 @@ impl Tail {
 impl Drop for Tail {
     fn drop(&mut self) {
         self.fill.window().remove_reader(self.reader);
-        self.fill.note_reader_moved();
+        self.fill.note_reader_left();
     }
 }

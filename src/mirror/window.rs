@@ -93,15 +93,15 @@ impl Window {
         let needed_from = if self.store_takes {
             self.written
         } else {
-            self.readers.values().copied().min().unwrap_or(self.end)
+            self.slowest_reader().unwrap_or(self.end)
         };
         while self.end - self.start > keep && self.drop_front(needed_from) {}
         self.end - self.start < limit
     }
 
-    /// Lets go of the first piece whoever needs it; its readers will find it lost.
-    pub(super) fn leave_the_slow_behind(&mut self) {
-        self.drop_front(u64::MAX);
+    /// Lets go of what is beyond `keep` bytes whoever needs it; its readers will find it lost.
+    pub(super) fn leave_the_slow_behind(&mut self, keep: u64) {
+        while self.end - self.start > keep && self.drop_front(u64::MAX) {}
     }
 
     /// Lets go of all pieces that the file has.
@@ -168,9 +168,22 @@ impl Window {
         self.readers.remove(&reader);
     }
 
-    /// Tells whether anybody reads.
+    /// Tells whether anybody reads who has not been left behind.
     pub(super) fn has_readers(&self) -> bool {
-        !self.readers.is_empty()
+        self.slowest_reader().is_some()
+    }
+
+    /// Tells whether a reader has had all that has been received.
+    pub(super) fn is_read_up(&self) -> bool {
+        self.readers.values().any(|position| *position >= self.end)
+    }
+
+    /// Returns where the slowest reader is, of those who can have the rest; the others may not know yet.
+    fn slowest_reader(&self) -> Option<u64> {
+        let positions = self.readers.values().copied();
+        positions
+            .filter(|position| self.can_be_read_from(*position))
+            .min()
     }
 }
 
@@ -217,11 +230,15 @@ mod tests {
         assert!(window.has_room(0, 8));
         assert!(matches!(window.read(0, 8), Place::Lost));
         assert_eq!(in_memory(&window, 4, 8).unwrap(), "e");
-        window.leave_the_slow_behind();
+        window.leave_the_slow_behind(4);
         assert!(matches!(window.read(4, 8), Place::Lost));
         assert!(!window.can_be_read_from(4) && window.can_be_read_from(5));
-        window.remove_reader(slow);
+        // The one who was left behind holds up nobody, though he has not been told.
+        window.push(Bytes::from_static(b"ij"));
+        window.move_reader(fast, 10);
+        assert!(window.has_room(0, 1) && window.is_read_up());
         window.remove_reader(fast);
         assert!(!window.has_readers());
+        window.remove_reader(slow);
     }
 }

@@ -6,9 +6,11 @@ use crate::support::curl::Answer;
 use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
-use crate::support::upstream::{Upstream, blobs, bytes, then};
+use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
-use super::{APP, MIB, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric};
+use super::{
+    APP, MIB, ask_until, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric,
+};
 
 /// Too small for the blobs here, large enough for manifests, records and the index.
 const MAX_FILE: u64 = MIB as u64;
@@ -112,6 +114,49 @@ fn a_hundred_clients_of_a_full_store_cause_a_bounded_number_of_gets_at_a_time() 
     assert_eq!(upstream.most_blob_gets_at_once(), 3);
     wait_for_metric(&mirror, "wharf_uncached_streams", "", |count| count == 0.0);
     wait_until_nothing_is_staged(mirror.store());
+}
+
+#[test]
+fn a_client_that_takes_nothing_holds_up_the_others_for_seconds_and_once() {
+    let upstream = Upstream::start();
+    // More than the sockets on the way take.
+    let whole = bytes(32 * MIB, 1);
+    let digest = upstream.add_blob(APP, whole.clone());
+    let mirror = full_mirror(&upstream, "buffer_memory = \"1MiB\"");
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().pause(100, &gate));
+    let stalled = mirror.ask(&blob_path(&digest)).open();
+    let reader = mirror.ask(&blob_path(&digest)).open();
+    gate.open();
+    let started = std::time::Instant::now();
+    assert!(reader.end().expect("a whole body").body == whole, "other bytes");
+    assert!(started.elapsed() < 2 * super::SOON, "{:?}", started.elapsed());
+    assert!(stalled.end().is_err(), "it was left behind");
+    assert_eq!(upstream.most_blob_gets_at_once(), 1);
+}
+
+#[test]
+fn a_stream_that_nobody_reads_any_more_makes_room_though_upstream_stalls() {
+    let upstream = Upstream::start();
+    let digests: Vec<String> = (0..2)
+        .map(|seed| upstream.add_blob(APP, bytes(2 * MIB, seed)))
+        .collect();
+    let mirror = full_mirror(&upstream, "uncached_streams = 1");
+    assert!(
+        mirror.ask(&blob_path(&digests[1])).send().body == bytes(2 * MIB, 1),
+        "other bytes"
+    );
+    let gate = Gate::new();
+    upstream.script(blob(&digests[0]).get(), then().pause(3 * MIB / 2, &gate));
+    let mut reader = mirror.ask(&blob_path(&digests[0])).open();
+    reader.read(MIB + 1000);
+    assert_unavailable(&mirror.ask(&blob_path(&digests[1])).send());
+    drop(reader);
+    let answer = ask_until(&mirror, &blob_path(&digests[1]), "a permit", |answer| {
+        answer.status == 200
+    });
+    assert!(answer.body == bytes(2 * MIB, 1), "other bytes");
+    gate.open();
 }
 
 /// Makes every look at a blob fail with ELOOP, which is not "it is not there".

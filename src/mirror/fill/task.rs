@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::patience::Patience;
 use super::writer::Writer;
 use super::{BUSY_RETRY_AFTER, Fill, FillError, FillKey, Stage, Standing};
 use crate::flight::Leader;
@@ -30,9 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a fill whose store fails midway waits for a permit to go on.
 const PERMIT_WAIT: Duration = Duration::from_secs(10);
-
-/// How long readers of an uncached blob wait for the slowest of them.
-const SLOW_READER_GRACE: Duration = Duration::from_secs(5);
 
 /// The sync of a big blob takes minutes on a slow file system; an hour is a hang.
 const PUBLISH_LIMIT: Duration = Duration::from_secs(3600);
@@ -64,8 +62,7 @@ struct Flight<'a> {
     permit: Option<UncachedPermit>,
     window: WindowBuffers,
     validator: Option<String>,
-    /// Since when the slowest reader holds up the others.
-    waiting_since: Option<Instant>,
+    patience: Patience,
     told_progress: Instant,
 }
 
@@ -146,7 +143,7 @@ impl FillTask {
             permit: None,
             window: self.mirror.buffers.window(),
             validator: None,
-            waiting_since: None,
+            patience: Patience::default(),
             told_progress: Instant::now(),
         };
         if self.leader.is_none() {
@@ -154,7 +151,11 @@ impl FillTask {
         } else if flight.is_there_already().await? {
             return Ok(None);
         }
-        flight.receive().await?;
+        tokio::select! {
+            received = flight.receive() => received?,
+            // It would keep its permit from others until upstream, which may stall, sends the next byte.
+            () = self.fill.deserted() => return Err(FillError::Abandoned),
+        }
         let size = flight.verifier.seen();
         let verified = flight.verifier.finish()?;
         let Fill {
@@ -388,8 +389,8 @@ impl Flight<'_> {
                 Event::Written(Err(error)) => self.lose_store(error)?,
                 Event::ReaderMoved => {}
                 Event::ReadersLate => {
-                    self.waiting_since = None;
-                    fill.window().leave_the_slow_behind();
+                    self.patience = Patience::default();
+                    fill.window().leave_the_slow_behind(self.window.bytes() / 2);
                 }
             }
         }
@@ -397,20 +398,19 @@ impl Flight<'_> {
 
     async fn next_event(&mut self, body: &mut BlobBody) -> Event {
         let fill = &self.task.fill;
-        let (has_room, store_takes) = {
+        let (has_room, waits_for_readers) = {
             let mut window = fill.window();
             if let Some(writer) = &mut self.writer {
                 writer.start(&window);
             }
             let limit = self.window.bytes();
-            (window.has_room(limit / 2, limit), window.store_takes())
+            let has_room = window.has_room(limit / 2, limit);
+            let waits_for_readers = !has_room && !window.store_takes();
+            self.patience
+                .note(Instant::now(), !waits_for_readers, window.is_read_up());
+            (has_room, waits_for_readers)
         };
-        if has_room {
-            self.waiting_since = None;
-        } else if !store_takes {
-            self.waiting_since.get_or_insert_with(Instant::now);
-        }
-        let late = self.waiting_since.map(|since| since + SLOW_READER_GRACE);
+        let late = self.patience.end();
         let writer = &mut self.writer;
         let written = async {
             match writer {
@@ -427,7 +427,8 @@ impl Flight<'_> {
         tokio::select! {
             received = body.next(), if has_room => Event::Received(received),
             written = written => Event::Written(written),
-            () = fill.reader_moved.notified(), if !store_takes => Event::ReaderMoved,
+            // Not while bytes are waited for: a client that comes and goes must not put off their timeout.
+            () = fill.reader_moved.notified(), if waits_for_readers => Event::ReaderMoved,
             () = readers_late => Event::ReadersLate,
         }
     }
