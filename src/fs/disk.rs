@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::task::{JoinError, JoinHandle};
+
 use super::FsError;
 
 /// How many calls may hang before further ones are refused: a small part of
@@ -65,36 +67,63 @@ impl Disk {
                 "{overdue} earlier calls to the file system still hang"
             )));
         }
-        let state = Arc::new(AtomicU8::new(RUNNING));
-        let running = tokio::task::spawn_blocking({
-            let (state, overdue) = (Arc::clone(&state), Arc::clone(&self.overdue));
-            move || {
-                let result = call();
-                if state.swap(DONE, Ordering::AcqRel) == LATE {
-                    overdue.fetch_sub(1, Ordering::AcqRel);
-                }
-                result
-            }
-        });
         let deadline = if overdue == 0 {
             self.deadline
         } else {
             self.deadline / HASTE
         };
-        match tokio::time::timeout(deadline, running).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panicked)) => Err(FsError::new(operation, path, io::Error::other(panicked))),
-            Err(_) => {
-                // Counted before the call is told, so that the count never goes below zero.
-                self.overdue.fetch_add(1, Ordering::AcqRel);
-                let told = state.compare_exchange(RUNNING, LATE, Ordering::AcqRel, Ordering::Acquire);
-                if told.is_err() {
-                    self.overdue.fetch_sub(1, Ordering::AcqRel);
-                }
-                Err(timed_out(format!(
-                    "the file system did not answer within {deadline:?}"
-                )))
+        let running = Running {
+            state: Arc::new(AtomicU8::new(RUNNING)),
+            overdue: Arc::clone(&self.overdue),
+        };
+        let state = Arc::clone(&running.state);
+        let call = tokio::task::spawn_blocking(move || {
+            let _running = running;
+            call()
+        });
+        // A task of its own, so that a call that hangs is counted also when its caller has left.
+        let watch = tokio::spawn(watch(call, state, Arc::clone(&self.overdue), deadline));
+        match watch.await {
+            Ok(Some(Ok(result))) => result,
+            Ok(Some(Err(panicked))) | Err(panicked) => {
+                Err(FsError::new(operation, path, io::Error::other(panicked)))
             }
+            Ok(None) => Err(timed_out(format!(
+                "the file system did not answer within {deadline:?}"
+            ))),
+        }
+    }
+}
+
+/// Waits for a call's end; `None` if it is late, and counted as such until it ends.
+async fn watch<T>(
+    call: JoinHandle<T>,
+    state: Arc<AtomicU8>,
+    overdue: Arc<AtomicUsize>,
+    deadline: Duration,
+) -> Option<Result<T, JoinError>> {
+    if let Ok(ended) = tokio::time::timeout(deadline, call).await {
+        return Some(ended);
+    }
+    // Counted before the call is told, so that the count never goes below zero.
+    overdue.fetch_add(1, Ordering::AcqRel);
+    let told = state.compare_exchange(RUNNING, LATE, Ordering::AcqRel, Ordering::Acquire);
+    if told.is_err() {
+        overdue.fetch_sub(1, Ordering::AcqRel);
+    }
+    None
+}
+
+/// A call under way, until it is dropped.
+struct Running {
+    state: Arc<AtomicU8>,
+    overdue: Arc<AtomicUsize>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.state.swap(DONE, Ordering::AcqRel) == LATE {
+            self.overdue.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -105,6 +134,30 @@ mod tests {
 
     use super::*;
     use crate::fs::FsErrorKind;
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_counted_though_its_caller_has_left() {
+        let disk = Disk::new(Duration::from_millis(1));
+        let mut releases = Vec::new();
+        for _ in 0..MAX_OVERDUE {
+            let (release, wait) = mpsc::channel::<()>();
+            releases.push(release);
+            let hung = disk.run("open", Path::new("/x"), move || {
+                let _ = wait.recv();
+                Ok(())
+            });
+            tokio::pin!(hung);
+            assert!(futures_util::poll!(&mut hung).is_pending());
+        }
+        let is_refused = async || {
+            let ended = disk.run("open", Path::new("/x"), || Ok(())).await;
+            ended.is_err_and(|error| error.full_text().contains("32 earlier calls"))
+        };
+        while !is_refused().await {
+            tokio::task::yield_now().await;
+        }
+        drop(releases);
+    }
 
     #[tokio::test]
     async fn a_call_that_hangs_ends_in_a_timeout_and_many_of_them_in_a_refusal_until_they_return() {
