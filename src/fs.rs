@@ -5,10 +5,12 @@
 
 mod disk;
 mod error;
+mod open;
 mod staged;
 
 pub use disk::Disk;
 pub use error::{FsError, FsErrorKind};
+pub use open::OpenFile;
 pub use staged::StagedFile;
 
 use std::fs::File;
@@ -19,9 +21,9 @@ use std::path::Path;
 ///
 /// # Errors
 /// Any errno but ENOENT.
-pub fn open(path: &Path) -> Result<Option<File>, FsError> {
+pub fn open(path: &Path) -> Result<Option<OpenFile>, FsError> {
     match File::open(path) {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => Ok(Some(file.into())),
         Err(source) => missing_as_none(FsError::new("open", path, source)),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FsError, make_dirs, sync_dir};
+use super::{FsError, OpenFile, make_dirs, sync_dir};
 
 /// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 512;
@@ -17,7 +17,7 @@ const MAX_SLICES: usize = 512;
 #[derive(Debug)]
 pub struct StagedFile {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     written: u64,
     is_published: bool,
 }
@@ -36,14 +36,14 @@ impl StagedFile {
             .map_err(|source| FsError::new("create", &path, source))?;
         Ok(Self {
             path,
-            file: Arc::new(file),
+            file: Arc::new(file.into()),
             written: 0,
             is_published: false,
         })
     }
 
     /// Returns a handle that reads what has been written; it outlives the name.
-    pub fn reader(&self) -> Arc<File> {
+    pub fn reader(&self) -> Arc<OpenFile> {
         Arc::clone(&self.file)
     }
 
@@ -57,7 +57,7 @@ impl StagedFile {
         if bytes == 0 {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        match rustix::fs::fallocate(&**self.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
             Err(errno) => Err(FsError::new("reserve", &self.path, errno.into())),
         }
@@ -76,7 +76,7 @@ impl StagedFile {
             let mut rest = slices.as_mut_slice();
             IoSlice::advance_slices(&mut rest, 0);
             while !rest.is_empty() {
-                match rustix::io::pwritev(&self.file, rest, at) {
+                match rustix::io::pwritev(&**self.file, rest, at) {
                     Ok(0) => return Err(error(io::ErrorKind::WriteZero.into())),
                     Ok(count) => {
                         at += count as u64;

@@ -1,6 +1,5 @@
 //! Opens a blob for a client: from the store, or from the one fill that brings it.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::negative::Asked;
 use super::tail::Tail;
 use super::{Inner, Mirror, MirrorError};
 use crate::flight::{Leader, Seat};
-use crate::fs::FsError;
+use crate::fs::{FsError, OpenFile};
 use crate::index::Member;
 use crate::oci::{ByteRange, Digest, RangeOutcome, Repository};
 use crate::telemetry::metrics::BlobResult;
@@ -37,7 +36,7 @@ pub struct OpenBlob {
 }
 
 enum Source {
-    Stored(Arc<File>, Buffers),
+    Stored(Arc<OpenFile>, Buffers),
     Filling(Tail),
 }
 
@@ -68,7 +67,7 @@ impl Wanted<'_> {
 
 /// What the store says of a blob.
 enum Lookup {
-    Stored(Arc<File>, u64),
+    Stored(Arc<OpenFile>, u64),
     Missing,
     /// The store fails, or what it has is damaged.
     Failing,

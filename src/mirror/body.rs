@@ -7,7 +7,6 @@
 //! client takes them; the next burst starts when half of them are taken. So a
 //! client that reads a byte a second costs memory and no thread.
 
-use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::buffers::{BURST, Buffer, Buffers, StreamBuffers};
+use crate::fs::OpenFile;
 
 /// The most that is read from the page cache at once: what stays in a core's own cache on its way to the socket.
 const MAX_CACHED_READ: usize = 128 << 10;
 
 /// A stream over a part of a file.
 pub(super) struct FileStream {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     rest: Range<u64>,
     buffers: StreamBuffers,
     /// Whether the last bytes came from the page cache.
@@ -38,7 +38,7 @@ pub(super) struct FileStream {
 
 impl FileStream {
     /// Starts to read the bytes of `range`.
-    pub(super) fn new(file: Arc<File>, range: Range<u64>, buffers: &Buffers) -> Self {
+    pub(super) fn new(file: Arc<OpenFile>, range: Range<u64>, buffers: &Buffers) -> Self {
         let (sender, receiver) = mpsc::channel(BURST);
         Self {
             file,
@@ -83,7 +83,7 @@ impl FileStream {
     fn read_cached(&mut self) -> io::Result<Option<Bytes>> {
         let (mut buffer, length) = self.next_buffer(MAX_CACHED_READ);
         let mut room = [IoSliceMut::new(buffer.room(length))];
-        match rustix::io::preadv2(&self.file, &mut room, self.rest.start, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(&**self.file, &mut room, self.rest.start, ReadWriteFlags::NOWAIT) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 buffer.advance(count);
@@ -123,7 +123,7 @@ impl FileStream {
 }
 
 /// Fills a buffer with the `length` bytes at `position`.
-fn read(file: &File, mut buffer: Buffer, position: u64, length: usize) -> io::Result<Bytes> {
+fn read(file: &std::fs::File, mut buffer: Buffer, position: u64, length: usize) -> io::Result<Bytes> {
     while buffer.filled() < length {
         let at = position + buffer.filled() as u64;
         match rustix::io::pread(file, buffer.room(length), at) {
@@ -151,14 +151,14 @@ mod tests {
         Ok(all)
     }
 
-    fn file_of(content: &[u8]) -> Arc<File> {
+    fn file_of(content: &[u8]) -> Arc<OpenFile> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        Arc::new(file)
+        Arc::new(file.into())
     }
 
     /// Both ways of reading, for which file system can tell what it has cached is not the test's choice.
-    fn streams(file: &Arc<File>, range: &Range<u64>, memory: usize) -> [FileStream; 2] {
+    fn streams(file: &Arc<OpenFile>, range: &Range<u64>, memory: usize) -> [FileStream; 2] {
         [true, false].map(|is_cached| {
             let buffers = Buffers::new(memory, Duration::from_secs(5));
             let mut stream = FileStream::new(Arc::clone(file), range.clone(), &buffers);

@@ -6,11 +6,12 @@
 //! was written before stays readable from the file.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+use crate::fs::OpenFile;
 
 /// Names a reader of one window.
 pub(super) type ReaderId = u64;
@@ -18,7 +19,7 @@ pub(super) type ReaderId = u64;
 /// Where the bytes at a position are.
 pub(super) enum Place {
     Memory(Bytes),
-    File(Arc<File>, Range<u64>),
+    File(Arc<OpenFile>, Range<u64>),
     /// Not in memory any more, and never written.
     Lost,
 }
@@ -31,7 +32,7 @@ pub(super) struct Window {
     start: u64,
     /// Where the last piece ends: how many bytes have been received.
     end: u64,
-    file: Option<Arc<File>>,
+    file: Option<Arc<OpenFile>>,
     /// How many bytes the file has.
     written: u64,
     store_takes: bool,
@@ -41,13 +42,13 @@ pub(super) struct Window {
 
 impl Window {
     /// Lets pieces go to `file`, which is empty.
-    pub(super) fn attach(&mut self, file: Arc<File>) {
+    pub(super) fn attach(&mut self, file: Arc<OpenFile>) {
         self.file = Some(file);
         self.store_takes = true;
     }
 
     /// Shows a file that has all of the blob's bytes.
-    pub(super) fn show_whole(&mut self, file: Arc<File>, size: u64) {
+    pub(super) fn show_whole(&mut self, file: Arc<OpenFile>, size: u64) {
         self.pieces.clear();
         (self.start, self.end, self.written) = (size, size, size);
         self.file = Some(file);
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn bytes_are_found_in_memory_until_they_are_written_and_then_in_the_file() {
         let mut window = window_of(&["abc", "de", "fgh"]);
-        window.attach(Arc::new(tempfile::tempfile().unwrap()));
+        window.attach(Arc::new(tempfile::tempfile().unwrap().into()));
         assert_eq!(in_memory(&window, 1, 8).unwrap(), "bc");
         assert_eq!(in_memory(&window, 3, 4).unwrap(), "d");
         assert!(!window.has_room(0, 8), "nothing is written");

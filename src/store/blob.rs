@@ -1,10 +1,9 @@
 //! Blobs: verified bytes under their digest.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::fs::{self, FsError, StagedFile};
+use crate::fs::{self, FsError, OpenFile, StagedFile};
 use crate::oci::{Digest, Verified};
 
 use super::Store;
@@ -12,7 +11,7 @@ use super::Store;
 /// A published blob, open for reading.
 #[derive(Clone, Debug)]
 pub struct StoredBlob {
-    pub file: Arc<File>,
+    pub file: Arc<OpenFile>,
     pub size_bytes: u64,
 }
 
@@ -57,7 +56,7 @@ impl Store {
         }
         let path = self.blob_path(digest);
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut &*blob.file, &mut bytes)
+        std::io::Read::read_to_end(&mut &**blob.file, &mut bytes)
             .map_err(|source| FsError::new("read", &path, source))?;
         Ok(Some(bytes))
     }
