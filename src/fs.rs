@@ -8,7 +8,7 @@ mod error;
 mod open;
 mod staged;
 
-pub use disk::Disk;
+pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use open::OpenFile;
 pub use staged::StagedFile;

@@ -88,16 +88,17 @@ impl Mirror {
     pub fn new(config: &Config, store: Store, index: Index, upstreams: Upstreams, metrics: Metrics) -> Self {
         // A 32-bit process could not use more.
         let buffer_memory = usize::try_from(config.buffer_memory).unwrap_or(usize::MAX);
+        let disk = Disk::new(config.store_timeout);
         let inner = Inner {
             store,
-            disk: Disk::new(config.store_timeout),
             index,
             upstreams,
             metrics,
             offline: config.offline,
             tag_ttl: config.tag_ttl,
             immutable_tags: config.immutable_tags.clone(),
-            buffers: Buffers::new(buffer_memory, config.store_timeout),
+            buffers: Buffers::new(buffer_memory, disk.clone()),
+            disk,
             health: StoreHealth::default(),
             permits: UncachedPermits::new(config.upstreams.keys(), config.uncached_streams),
             fills: Flights::default(),

@@ -59,39 +59,74 @@ impl Disk {
         path: &Path,
         call: impl FnOnce() -> Result<T, FsError> + Send + 'static,
     ) -> Result<T, FsError> {
-        let timed_out =
-            |text: String| FsError::new(operation, path, io::Error::new(io::ErrorKind::TimedOut, text));
-        let overdue = self.overdue.load(Ordering::Acquire);
-        if overdue >= MAX_OVERDUE {
-            return Err(timed_out(format!(
-                "{overdue} earlier calls to the file system still hang"
-            )));
-        }
-        let deadline = if overdue == 0 {
-            self.deadline
-        } else {
-            self.deadline / HASTE
+        let error = |source| FsError::new(operation, path, source);
+        self.check().map_err(error)?;
+        let deadline = match self.overdue.load(Ordering::Acquire) {
+            0 => self.deadline,
+            _ => self.deadline / HASTE,
         };
+        let (_, watch) = self.spawn(deadline, call);
+        match watch.await {
+            Ok(Some(Ok(result))) => result,
+            Ok(Some(Err(panicked))) | Err(panicked) => Err(error(io::Error::other(panicked))),
+            Ok(None) => {
+                let text = format!("the file system did not answer within {deadline:?}");
+                Err(error(io::Error::new(io::ErrorKind::TimedOut, text)))
+            }
+        }
+    }
+
+    /// Starts `call` on a blocking thread, for whoever gets its results in another way.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if too many earlier calls hang.
+    pub fn start(&self, call: impl FnOnce() + Send + 'static) -> io::Result<Started> {
+        self.check()?;
+        Ok(self.spawn(self.deadline, call).0)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let overdue = self.overdue.load(Ordering::Acquire);
+        if overdue < MAX_OVERDUE {
+            return Ok(());
+        }
+        let text = format!("{overdue} earlier calls to the file system still hang");
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> (Started, JoinHandle<Option<Result<T, JoinError>>>) {
+        let state = Arc::new(AtomicU8::new(RUNNING));
         let running = Running {
-            state: Arc::new(AtomicU8::new(RUNNING)),
+            state: Arc::clone(&state),
             overdue: Arc::clone(&self.overdue),
         };
-        let state = Arc::clone(&running.state);
         let call = tokio::task::spawn_blocking(move || {
             let _running = running;
             call()
         });
         // A task of its own, so that a call that hangs is counted also when its caller has left.
-        let watch = tokio::spawn(watch(call, state, Arc::clone(&self.overdue), deadline));
-        match watch.await {
-            Ok(Some(Ok(result))) => result,
-            Ok(Some(Err(panicked))) | Err(panicked) => {
-                Err(FsError::new(operation, path, io::Error::other(panicked)))
-            }
-            Ok(None) => Err(timed_out(format!(
-                "the file system did not answer within {deadline:?}"
-            ))),
-        }
+        let watch = tokio::spawn(watch(
+            call,
+            Arc::clone(&state),
+            Arc::clone(&self.overdue),
+            deadline,
+        ));
+        (Started(state), watch)
+    }
+}
+
+/// A call that was started.
+#[derive(Debug)]
+pub struct Started(Arc<AtomicU8>);
+
+impl Started {
+    /// Tells whether the call has ended, however late.
+    pub fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Acquire) == DONE
     }
 }
 

@@ -14,10 +14,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use super::buffers::{BURST, Buffer, Buffers, StreamBuffers};
-use crate::fs::OpenFile;
+use crate::fs::{OpenFile, Started};
 
 /// The most that is read from the page cache at once: what stays in a core's own cache on its way to the socket.
 const MAX_CACHED_READ: usize = 128 << 10;
@@ -33,7 +32,7 @@ pub(super) struct FileStream {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
     /// Buffers that a burst was told to read and that were not taken yet.
     outstanding: usize,
-    burst: Option<JoinHandle<()>>,
+    burst: Option<Started>,
 }
 
 impl FileStream {
@@ -64,10 +63,10 @@ impl FileStream {
             }
             self.is_cached = false;
         }
-        let is_idle = self.burst.as_ref().is_none_or(JoinHandle::is_finished);
+        let is_idle = self.burst.as_ref().is_none_or(Started::has_ended);
         let is_low = self.outstanding == 0 || (is_idle && self.outstanding <= BURST / 2);
         if is_low && !self.rest.is_empty() {
-            self.start_burst();
+            self.start_burst()?;
         }
         if self.outstanding == 0 {
             return Ok(None);
@@ -75,7 +74,7 @@ impl FileStream {
         self.outstanding -= 1;
         let stopped = || io::Error::other("the reading thread stopped");
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let received = tokio::time::timeout(self.buffers.deadline(), self.receiver.recv());
+        let received = tokio::time::timeout(self.buffers.disk().deadline(), self.receiver.recv());
         received.await.map_err(late)?.ok_or_else(stopped)?.map(Some)
     }
 
@@ -102,7 +101,7 @@ impl FileStream {
         (self.buffers.take(length), length)
     }
 
-    fn start_burst(&mut self) {
+    fn start_burst(&mut self) -> io::Result<()> {
         let mut parts = Vec::with_capacity(BURST);
         while self.outstanding < BURST && !self.rest.is_empty() {
             let (buffer, length) = self.next_buffer(usize::MAX);
@@ -111,14 +110,16 @@ impl FileStream {
             self.outstanding += 1;
         }
         let (file, sender) = (Arc::clone(&self.file), self.sender.clone());
-        self.burst = Some(tokio::task::spawn_blocking(move || {
+        let burst = self.buffers.disk().start(move || {
             for (buffer, position, length) in parts {
                 // The channel has room for all; it refuses only when the client has left.
                 if sender.try_send(read(&file, buffer, position, length)).is_err() {
                     return;
                 }
             }
-        }));
+        });
+        self.burst = Some(burst?);
+        Ok(())
     }
 }
 
@@ -142,6 +143,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::fs::Disk;
 
     async fn collect(stream: &mut FileStream) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
@@ -160,7 +162,7 @@ mod tests {
     /// Both ways of reading, for which file system can tell what it has cached is not the test's choice.
     fn streams(file: &Arc<OpenFile>, range: &Range<u64>, memory: usize) -> [FileStream; 2] {
         [true, false].map(|is_cached| {
-            let buffers = Buffers::new(memory, Duration::from_secs(5));
+            let buffers = Buffers::new(memory, Disk::new(Duration::from_secs(5)));
             let mut stream = FileStream::new(Arc::clone(file), range.clone(), &buffers);
             stream.is_cached = is_cached;
             stream

@@ -6,9 +6,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
+
+use crate::fs::Disk;
 
 /// How many buffers one stream may hold.
 pub(super) const BURST: usize = 4;
@@ -34,7 +35,7 @@ pub(super) struct Buffers(Arc<Shared>);
 
 struct Shared {
     bytes: usize,
-    deadline: Duration,
+    disk: Disk,
     streams: AtomicUsize,
     fills: AtomicUsize,
     pool: Mutex<Vec<Vec<u8>>>,
@@ -54,11 +55,11 @@ pub(super) struct Buffer {
 }
 
 impl Buffers {
-    /// Makes a budget of `bytes` for all streams and fills together; each read may take `deadline`.
-    pub(super) fn new(bytes: usize, deadline: Duration) -> Self {
+    /// Makes a budget of `bytes` for all streams and fills together, which read by `disk`.
+    pub(super) fn new(bytes: usize, disk: Disk) -> Self {
         Self(Arc::new(Shared {
             bytes,
-            deadline,
+            disk,
             streams: AtomicUsize::new(0),
             fills: AtomicUsize::new(0),
             pool: Mutex::default(),
@@ -102,9 +103,9 @@ impl StreamBuffers {
         self.0.buffer_bytes()
     }
 
-    /// Returns how long one read may take before the stream fails.
-    pub(super) fn deadline(&self) -> Duration {
-        self.0.0.deadline
+    /// Returns the way to the file system.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.0.0.disk
     }
 
     /// Returns an empty buffer of `length` bytes.
@@ -178,11 +179,13 @@ impl Drop for Buffer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn many_streams_share_the_budget() {
-        let buffers = Buffers::new(48 << 20, Duration::from_secs(1));
+        let buffers = Buffers::new(48 << 20, Disk::new(Duration::from_secs(1)));
         assert_eq!(buffers.buffer_bytes(), MAX_BUFFER_BYTES);
         let streams: Vec<_> = (0..200).map(|_| buffers.stream()).collect();
         assert!(buffers.buffer_bytes() * BURST * streams.len() <= 48 << 20);
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_used_again() {
-        let buffers = Buffers::new(48 << 20, Duration::from_secs(1));
+        let buffers = Buffers::new(48 << 20, Disk::new(Duration::from_secs(1)));
         let stream = buffers.stream();
         let mut buffer = stream.take(1000);
         buffer.room(1000)[..3].copy_from_slice(b"abc");
