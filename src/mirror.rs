@@ -5,6 +5,7 @@
 //! | `blob` | opens a blob for a client: from the store, or from a fill |
 //! | `fill`, `window`, `tail` | one fetch of one blob, and how its readers follow it |
 //! | `body`, `buffers` | reads a stored blob for a client, within one budget of memory |
+//! | `unreadable` | which stored blobs cannot be read at present |
 //! | `manifest` | which manifest a tag or digest means, asked upstream as rarely as can be |
 //! | `background` | the fills that serving a manifest starts |
 //! | `listing` | tags, referrers, the catalog |
@@ -23,6 +24,7 @@ mod manifest;
 mod membership;
 mod negative;
 mod tail;
+mod unreadable;
 mod window;
 
 use std::sync::Arc;
@@ -53,6 +55,7 @@ use fill::{Fill, FillKey, StoreHealth, UncachedPermits};
 use manifest::ManifestMemory;
 use membership::Guards;
 use negative::Negatives;
+use unreadable::Unreadable;
 
 /// A mirror of registries over one store. Cheap to clone.
 #[derive(Clone)]
@@ -71,6 +74,7 @@ struct Inner {
     immutable_tags: GlobSet,
     buffers: Buffers,
     health: StoreHealth,
+    unreadable: Unreadable,
     permits: UncachedPermits,
     fills: Flights<FillKey, Fill>,
     blob_heads: Questions<(Repository, Digest), Result<Option<u64>, MirrorError>>,
@@ -100,6 +104,7 @@ impl Mirror {
             buffers: Buffers::new(buffer_memory, disk.clone()),
             disk,
             health: StoreHealth::default(),
+            unreadable: Unreadable::new(),
             permits: UncachedPermits::new(config.upstreams.keys(), config.uncached_streams),
             fills: Flights::default(),
             blob_heads: Questions::default(),

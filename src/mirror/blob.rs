@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::body::FileStream;
-use super::buffers::Buffers;
 use super::fill::{Fill, FillError, FillKey, FillTask, Standing};
 use super::negative::Asked;
 use super::tail::Tail;
@@ -36,7 +35,7 @@ pub struct OpenBlob {
 }
 
 enum Source {
-    Stored(Arc<OpenFile>, Buffers),
+    Stored(StoredFile),
     Filling(Tail),
 }
 
@@ -44,8 +43,15 @@ enum Source {
 pub struct BlobStream(Origin);
 
 enum Origin {
-    Stored(FileStream),
+    Stored(FileStream, Box<StoredFile>),
     Filling(Box<Tail>),
+}
+
+/// The file of a blob in the store.
+struct StoredFile {
+    mirror: Arc<Inner>,
+    digest: Digest,
+    file: Arc<OpenFile>,
 }
 
 /// A blob that is to be brought, and what is known of it.
@@ -126,9 +132,11 @@ impl OpenBlob {
     /// Reads the bytes from `start` up to `end`, or to the blob's end.
     pub fn read(self, start: u64, end: Option<u64>) -> BlobStream {
         match self.source {
-            Source::Stored(file, buffers) => {
+            Source::Stored(stored) => {
                 let end = end.or(self.size_bytes).unwrap_or(start);
-                BlobStream(Origin::Stored(FileStream::new(file, start..end, &buffers)))
+                let file = Arc::clone(&stored.file);
+                let stream = FileStream::new(file, start..end, &stored.mirror.buffers);
+                BlobStream(Origin::Stored(stream, Box::new(stored)))
             }
             Source::Filling(mut tail) => {
                 tail.set_range(start, end);
@@ -145,7 +153,10 @@ impl BlobStream {
     /// What the store or the fill failed with: the client's connection must be cut then.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         match &mut self.0 {
-            Origin::Stored(stream) => stream.next().await,
+            Origin::Stored(stream, stored) => {
+                let next = stream.next().await;
+                next.map_err(|error| stored.mirror.note_unreadable(&stored.digest, error))
+            }
             Origin::Filling(tail) => tail.next().await,
         }
     }
@@ -171,7 +182,11 @@ impl Inner {
                 }
                 let blob = OpenBlob {
                     size_bytes: Some(size),
-                    source: Source::Stored(file, self.buffers.clone()),
+                    source: Source::Stored(StoredFile {
+                        mirror: Arc::clone(self),
+                        digest: digest.clone(),
+                        file,
+                    }),
                 };
                 return Ok((blob, BlobResult::Hit));
             }
@@ -311,8 +326,19 @@ impl Inner {
             .await?
     }
 
+    /// Counts a failed read of a stored blob, which its next readers are to get from upstream.
+    fn note_unreadable(&self, digest: &Digest, source: io::Error) -> io::Error {
+        let error = FsError::new("read", &self.store.blob_path(digest), source);
+        self.note_store_error(&error);
+        self.unreadable.note(digest);
+        io::Error::other(error)
+    }
+
     /// Opens a blob in the store; a failing store is counted, and is never a miss.
     async fn look_up(&self, digest: &Digest, member: Option<Member>) -> Lookup {
+        if !self.offline && self.unreadable.contains(digest) {
+            return Lookup::Failing;
+        }
         let (store, wanted) = (self.store.clone(), digest.clone());
         let path = store.blob_path(digest);
         let opened = self

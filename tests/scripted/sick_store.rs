@@ -5,11 +5,12 @@ use std::os::unix::fs::symlink;
 use crate::support::curl::Answer;
 use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
+use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
 use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
 use super::{
-    APP, MIB, ask_until, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric,
+    APP, MIB, SOON, ask_until, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric,
 };
 
 /// Too small for the blobs here, large enough for manifests, records and the index.
@@ -130,7 +131,7 @@ fn a_client_that_takes_nothing_holds_up_the_others_for_seconds_and_once() {
     gate.open();
     let started = std::time::Instant::now();
     assert!(reader.end().expect("a whole body").body == whole, "other bytes");
-    assert!(started.elapsed() < 2 * super::SOON, "{:?}", started.elapsed());
+    assert!(started.elapsed() < 2 * SOON, "{:?}", started.elapsed());
     assert!(stalled.end().is_err(), "it was left behind");
     assert_eq!(upstream.most_blob_gets_at_once(), 1);
 }
@@ -225,8 +226,39 @@ fn a_store_that_is_well_again_keeps_what_comes() {
         mirror.ask(&blob_path(&digest)).send().body == whole,
         "other bytes"
     );
-    let kept = crate::support::process::wait_until("the blob to be published", super::SOON, || {
+    let kept = wait_until("the blob to be published", SOON, || {
         has_blob(mirror.store(), &digest).then_some(true)
     });
     assert!(kept);
+}
+
+#[test]
+fn a_stored_blob_that_cannot_be_read_is_served_past_the_store() {
+    let upstream = Upstream::start();
+    let mirror = Mirror::start(&Options::new(upstream.address()));
+    // It opens like a file, and reading it fails.
+    let directory = tempfile::tempdir_in(mirror.store()).expect("a directory");
+    std::fs::write(directory.path().join("x"), "x").expect("write a file");
+    let length = std::fs::metadata(directory.path()).expect("its metadata").len();
+    let whole = bytes(usize::try_from(length).expect("a length"), 1);
+    let digest = upstream.add_blob(APP, whole.clone());
+    assert!(
+        mirror.ask(&blob_path(&digest)).send().body == whole,
+        "other bytes"
+    );
+    wait_until("the blob to be published", SOON, || {
+        has_blob(mirror.store(), &digest).then_some(())
+    });
+    let path = crate::support::store::blob_path(mirror.store(), &digest);
+    std::fs::remove_file(&path).expect("remove a blob");
+    std::fs::rename(directory.keep(), &path).expect("move a directory");
+    let cut = mirror.ask(&blob_path(&digest)).try_send();
+    assert!(cut.is_err(), "its headers were sent: {cut:?}");
+    for _ in 0..2 {
+        assert!(
+            mirror.ask(&blob_path(&digest)).send().body == whole,
+            "other bytes"
+        );
+    }
+    wait_for_metric(&mirror, "wharf_store_errors_total", "read", |count| count == 1.0);
 }

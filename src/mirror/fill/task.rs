@@ -233,7 +233,9 @@ impl Flight<'_> {
             .run("open", &path, move || store.open_blob(&digest))
             .await
         {
-            Ok(Some(blob)) if self.may_take(blob.size_bytes).await? => {
+            Ok(Some(blob))
+                if !mirror.unreadable.contains(&fill.digest) && self.may_take(blob.size_bytes).await? =>
+            {
                 fill.window().show_whole(blob.file, blob.size_bytes);
                 fill.advance(|progress| {
                     progress.size_bytes = Some(blob.size_bytes);
