@@ -174,7 +174,9 @@ impl Inner {
         for _ in 0..MAX_JOINS {
             let member = self.member(repository, digest).await;
             let may_share = self.may_share(&repository.host, digest).await;
-            if let Lookup::Stored(file, size) = self.look_up(digest, member).await
+            let found = self.look_up(digest, member).await;
+            let store_fails = matches!(found, Lookup::Failing);
+            if let Lookup::Stored(file, size) = found
                 && may_share
             {
                 if member.is_none() {
@@ -209,7 +211,7 @@ impl Inner {
                     Standing::Untrusted => tail = self.stream_alone(&wanted),
                 }
             }
-            match self.await_answer(tail, &wanted, range).await {
+            match self.await_answer(tail, &wanted, range, store_fails).await {
                 Ok((blob, true)) => return Ok((blob, BlobResult::Uncached)),
                 Ok((blob, false)) => return Ok((blob, result)),
                 Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
@@ -227,6 +229,7 @@ impl Inner {
         mut tail: Tail,
         wanted: &Wanted<'_>,
         range: Option<ByteRange>,
+        store_fails: bool,
     ) -> Result<(OpenBlob, bool), FillError> {
         let answered = match wanted.expected_size.or(tail.fill().size_bytes()) {
             Some(size) => match timeout(HEADERS_WAIT, tail.answered()).await {
@@ -242,7 +245,12 @@ impl Inner {
             },
             _ => 0,
         };
-        if !tail.fill().window().can_be_read_from(start) {
+        // What is only in the staged file cannot be counted on while the store fails.
+        let can_be_read = {
+            let window = tail.fill().window();
+            window.holds_from(start) || (!store_fails && window.can_be_read_from(start))
+        };
+        if !can_be_read {
             tail = self.stream_alone(wanted);
             tail.answered().await?;
         }

@@ -148,7 +148,12 @@ impl Window {
 
     /// Tells whether a reader that begins at `position` finds every byte.
     pub(super) fn can_be_read_from(&self, position: u64) -> bool {
-        position >= self.start || self.start <= self.written
+        self.holds_from(position) || self.start <= self.written
+    }
+
+    /// Tells whether a reader that begins at `position` finds every byte in memory.
+    pub(super) fn holds_from(&self, position: u64) -> bool {
+        position >= self.start
     }
 
     /// Counts a reader, which needs what lies from `position` on.

@@ -262,3 +262,25 @@ fn a_stored_blob_that_cannot_be_read_is_served_past_the_store() {
     }
     wait_for_metric(&mirror, "wharf_store_errors_total", "read", |count| count == 1.0);
 }
+
+#[test]
+fn while_the_store_fails_nobody_follows_a_fill_whose_beginning_only_the_store_has() {
+    let upstream = Upstream::start();
+    let whole = bytes(4 * MIB, 1);
+    let digest = upstream.add_blob(APP, whole.clone());
+    let mirror = Mirror::start(&Options::new(upstream.address()));
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().pause(3 * MIB, &gate).once());
+    let mut first = mirror.ask(&blob_path(&digest)).open();
+    assert!(first.read(3 * MIB) == whole[..3 * MIB], "other bytes");
+    make_sick(&mirror, &digest);
+    assert!(
+        mirror.ask(&blob_path(&digest)).send().body == whole,
+        "other bytes"
+    );
+    gate.open();
+    assert!(
+        first.end().expect("a whole body").body == whole[3 * MIB..],
+        "other bytes"
+    );
+}
