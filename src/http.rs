@@ -16,12 +16,14 @@ mod route;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
+use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -35,6 +37,9 @@ use access::Asker;
 use error::ApiError;
 use observe::Observed;
 use route::{Route, Scope};
+
+/// How long a question for readiness may take: kubelet gives up after a second.
+const READINESS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What every request needs. Cheap to clone.
 #[derive(Clone)]
@@ -171,8 +176,9 @@ async fn readiness(app: &App) -> Result<String, String> {
     if app.is_draining.load(Ordering::Acquire) {
         return Err("draining\n".to_owned());
     }
-    match app.mirror.check_store().await {
-        Ok(()) => Ok("ready\n".to_owned()),
-        Err(error) => Ok(format!("ready, but the store fails: {}\n", error.full_text())),
-    }
+    Ok(match timeout(READINESS_TIMEOUT, app.mirror.check_store()).await {
+        Ok(Ok(())) => "ready\n".to_owned(),
+        Ok(Err(error)) => format!("ready, but the store fails: {}\n", error.full_text()),
+        Err(_) => "ready, but the store does not answer\n".to_owned(),
+    })
 }

@@ -37,6 +37,16 @@ fn a_store_that_hangs_delays_clients_by_seconds_and_is_used_again_when_it_answer
     });
 
     file_system.hang();
+    let started = Instant::now();
+    assert_eq!(
+        in_time(mirror.get("/readyz")).0,
+        200,
+        "it serves, and so is ready"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "kubelet waits no longer"
+    );
     let served = in_time(mirror.get("/v2/library/layers/manifests/latest"));
     assert_eq!(served, (200, manifest.body));
     for _ in 0..3 {
@@ -50,11 +60,6 @@ fn a_store_that_hangs_delays_clients_by_seconds_and_is_used_again_when_it_answer
         assert_eq!((status, sha256(&body)), (200, cold));
     }
     assert!(mirror.metric("wharf_store_errors_total", "timeout") >= 1.0);
-    assert_eq!(
-        in_time(mirror.get("/readyz")).0,
-        200,
-        "it serves, and so is ready"
-    );
 
     file_system.go_on();
     let path = format!("/v2/library/layers/blobs/{cached}");
