@@ -113,6 +113,7 @@ impl Mirror {
     ) -> Result<Option<u64>, MirrorError> {
         let inner = &self.inner;
         if let Some(member) = inner.member(repository, digest).await
+            && inner.may_share(&repository.host, digest).await
             && let Lookup::Stored(_, size) = inner.look_up(digest, Some(member)).await
         {
             return Ok(Some(size));

@@ -131,6 +131,11 @@ fn a_host_that_only_claims_to_have_a_blob_gives_nobody_what_another_host_sent() 
         has_blob(mirror.store(), &layer).then_some(())
     });
     for name in ["team/secret", "team/open"] {
+        for _ in 0..2 {
+            let request = as_user(mirror.ask(&path("claiming.test", name)), "bob");
+            let answer = request.method("HEAD").send();
+            assert_ne!(answer.header("content-length"), Some("100000"), "{answer:?}");
+        }
         let outcome = as_user(mirror.ask(&path("claiming.test", name)), "bob").try_send();
         let is_served = outcome.is_ok_and(|answer| answer.status == 200);
         assert!(!is_served, "claiming.test/{name}");
