@@ -27,8 +27,8 @@ mod tail;
 mod unreadable;
 mod window;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use globset::GlobSet;
 use tokio_util::task::TaskTracker;
@@ -57,6 +57,10 @@ use membership::Guards;
 use negative::Negatives;
 use unreadable::Unreadable;
 
+/// How long after a failed call a store that seems not to have something is not believed: what one
+/// request asks of it lies within.
+const JUST_NOW: Duration = Duration::from_secs(5);
+
 /// A mirror of registries over one store. Cheap to clone.
 #[derive(Clone)]
 pub struct Mirror {
@@ -83,6 +87,7 @@ struct Inner {
     negatives: Negatives,
     background: Background,
     guards: Guards,
+    store_failed_at: Mutex<Option<Instant>>,
     /// The blobs that are whole and not published yet.
     publishing: TaskTracker,
 }
@@ -113,6 +118,7 @@ impl Mirror {
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
             guards: Guards::new(config),
+            store_failed_at: Mutex::default(),
             publishing: TaskTracker::new(),
         };
         Self {
@@ -140,7 +146,16 @@ impl Mirror {
 impl Inner {
     fn upstream(&self, host: &RegistryHost) -> Result<Upstream, MirrorError> {
         if self.offline {
-            return Err(MirrorError::Offline);
+            let failed_at = *self
+                .store_failed_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let fails = failed_at.is_some_and(|failed_at| failed_at.elapsed() < JUST_NOW);
+            return Err(if fails {
+                MirrorError::StoreFails
+            } else {
+                MirrorError::Offline
+            });
         }
         Ok(self.upstreams.get(host)?)
     }
@@ -157,6 +172,10 @@ impl Inner {
     fn note_store_error(&self, error: &FsError) {
         let kind = StoreErrorKind::of(error.io_error());
         self.metrics.store_error(error.operation(), kind);
+        *self
+            .store_failed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         tracing::warn!(error = error.full_text(), "the store fails");
     }
 }

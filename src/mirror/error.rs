@@ -17,6 +17,8 @@ pub enum MirrorError {
     Fill(#[from] FillError),
     #[error("the store does not have it, and the mirror is offline")]
     Offline,
+    #[error("the store fails, and the mirror is offline")]
+    StoreFails,
     #[error("upstream sent another manifest than the one asked for")]
     OtherManifest(#[from] DigestMismatch),
     #[error("upstream sent no manifest: {0}")]
@@ -48,9 +50,10 @@ impl MirrorError {
             Self::Fill(FillError::Busy { retry_after }) => MirrorErrorClass::Unavailable {
                 retry_after: Some(*retry_after),
             },
-            Self::Fill(FillError::Unwanted(_) | FillError::Abandoned) | Self::Slow | Self::Abandoned(_) => {
-                MirrorErrorClass::Unavailable { retry_after: None }
-            }
+            Self::Fill(FillError::Unwanted(_) | FillError::Abandoned)
+            | Self::StoreFails
+            | Self::Slow
+            | Self::Abandoned(_) => MirrorErrorClass::Unavailable { retry_after: None },
             Self::Fill(FillError::Mismatch(_) | FillError::Size { .. })
             | Self::OtherManifest(_)
             | Self::NoManifest(_) => MirrorErrorClass::BadUpstream,

@@ -5,7 +5,8 @@ use crate::support::process::wait_until;
 use crate::support::store::has_blob;
 use crate::support::upstream::{Upstream, bytes};
 
-use super::{APP, SOON, blob_path, manifest_path};
+use super::sick_store::make_sick;
+use super::{APP, SOON, assert_unavailable, blob_path, manifest_path};
 
 #[test]
 fn an_offline_mirror_serves_what_the_store_holds_and_asks_nothing() {
@@ -50,4 +51,20 @@ fn an_offline_mirror_serves_what_the_store_holds_and_asks_nothing() {
     }
     assert_eq!(offline.ask(&blob_path(&absent)).method("HEAD").send().status, 404);
     assert_eq!(upstream.asked().len(), asked);
+}
+
+#[test]
+fn what_a_failing_store_may_hold_is_not_called_missing() {
+    let upstream = Upstream::start();
+    let digest = upstream.add_blob(APP, bytes(1000, 1));
+    let offline = Mirror::start(&Options::new(upstream.address()).keys("offline = true"));
+    assert_eq!(offline.ask(&manifest_path("v1")).send().status, 404);
+    make_sick(&offline, &digest);
+    let tags = offline.store().join("tags/docker.io/library/app/_tags");
+    std::fs::create_dir_all(&tags).expect("make a directory");
+    std::os::unix::fs::symlink("v1", tags.join("v1")).expect("link a name to itself");
+    for path in [manifest_path("v1"), manifest_path(&digest), blob_path(&digest)] {
+        assert_unavailable(&offline.ask(&path).send());
+    }
+    assert_eq!(offline.ask(&blob_path(&digest)).method("HEAD").send().status, 503);
 }

@@ -161,7 +161,7 @@ fn a_stream_that_nobody_reads_any_more_makes_room_though_upstream_stalls() {
 }
 
 /// Makes every look at a blob fail with ELOOP, which is not "it is not there".
-fn make_sick(mirror: &Mirror, digest: &str) {
+pub fn make_sick(mirror: &Mirror, digest: &str) {
     let hex = digest.trim_start_matches("sha256:");
     let directory = mirror.store().join("blobs/sha256");
     std::fs::create_dir_all(&directory).expect("make a directory");
