@@ -7,7 +7,7 @@ use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
-use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
+use crate::support::upstream::{OCI_MANIFEST, Upstream, blob, blobs, bytes, descriptor, then};
 
 use super::{
     APP, MIB, SOON, ask_until, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric,
@@ -134,6 +134,34 @@ fn a_client_that_takes_nothing_holds_up_the_others_for_seconds_and_once() {
     assert!(started.elapsed() < 2 * SOON, "{:?}", started.elapsed());
     assert!(stalled.end().is_err(), "it was left behind");
     assert_eq!(upstream.most_blob_gets_at_once(), 1);
+}
+
+#[test]
+fn a_blob_that_is_too_large_for_the_store_does_not_bound_the_others() {
+    let upstream = Upstream::start();
+    let large = upstream.add_blob(APP, bytes(1000, 1));
+    let small = upstream.add_blob(APP, bytes(1000, 2));
+    let mut layer = descriptor("application/octet-stream", &bytes(1000, 1));
+    layer["size"] = (1_u64 << 60).into();
+    let manifest = serde_json::json!({"schemaVersion": 2, "layers": [layer]});
+    let manifest = upstream.add_manifest(APP, OCI_MANIFEST, manifest.to_string().into_bytes());
+    let mirror = Mirror::start(&Options::new(upstream.address()).keys("uncached_streams = 1"));
+    assert_eq!(mirror.ask(&manifest_path(&manifest)).send().status, 200);
+    let gate = Gate::new();
+    upstream.script(blob(&large).get(), then().hold(&gate));
+    let waiting = mirror.ask(&blob_path(&large)).start();
+    gate.wait_for(1);
+    let answer = mirror.ask(&blob_path(&small)).send();
+    assert_eq!((answer.status, answer.body), (200, bytes(1000, 2)));
+    wait_until("the small one to be published", SOON, || {
+        has_blob(mirror.store(), &small).then_some(())
+    });
+    gate.open();
+    assert_eq!(
+        waiting.end().status,
+        502,
+        "it is not as large as it was said to be"
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::patience::Patience;
 use super::writer::Writer;
 use super::{BUSY_RETRY_AFTER, Fill, FillError, FillKey, Stage, Standing};
 use crate::flight::Leader;
-use crate::fs::FsError;
+use crate::fs::{FsError, FsErrorKind};
 use crate::mirror::Inner;
 use crate::mirror::buffers::WindowBuffers;
 use crate::mirror::negative::Asked;
@@ -217,7 +217,10 @@ impl FillTask {
 
     fn store_failed(&self, error: &FsError) {
         self.mirror.note_store_error(error);
-        self.mirror.health.note_failure();
+        // That there is no room for this blob says nothing of smaller ones, which ask for room in time.
+        if error.operation() != "reserve" || error.kind() != FsErrorKind::Full {
+            self.mirror.health.note_failure();
+        }
         self.fill.window().lose_store();
     }
 }
