@@ -83,6 +83,8 @@ struct Inner {
     fills: Flights<FillKey, Fill>,
     blob_heads: Questions<(Repository, Digest), Result<Option<u64>, MirrorError>>,
     manifests: ManifestMemory,
+    /// The reading of repositories' manifests that the index does not know.
+    manifest_reads: Questions<Repository, Result<(), FsError>>,
     listings: listing::ListingQuestions,
     negatives: Negatives,
     background: Background,
@@ -114,6 +116,7 @@ impl Mirror {
             fills: Flights::default(),
             blob_heads: Questions::default(),
             manifests: ManifestMemory::new(),
+            manifest_reads: Questions::default(),
             listings: listing::ListingQuestions::default(),
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),

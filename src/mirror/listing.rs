@@ -3,9 +3,11 @@
 //! Tags and referrers are upstream's as long as it answers, and what the store
 //! knows else; the catalog is the store's.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::manifest::Freshness;
 use super::{Inner, Mirror, MirrorError};
@@ -45,6 +47,7 @@ pub struct Referrers {
 pub(super) struct ListingQuestions {
     tags: Questions<(Repository, Page), Result<Tags, MirrorError>>,
     referrers: Questions<(Repository, Digest), Result<Bytes, MirrorError>>,
+    repositories: Questions<(), Result<Vec<Repository>, FsError>>,
 }
 
 impl Page {
@@ -162,17 +165,27 @@ impl Mirror {
 
     /// Returns every repository from which the store holds a manifest, sorted.
     ///
+    /// One walk through the store answers all who ask, for it may take long: they wait for it no
+    /// longer than for any call, and it goes on.
+    ///
     /// # Errors
     /// Any errno but ENOENT.
     pub async fn repositories(&self) -> Result<Vec<Repository>, FsError> {
-        let store = self.inner.store.clone();
-        let root = store.root().to_owned();
-        let listed = self
-            .inner
-            .disk
-            .run("list", &root, move || store.repositories())
-            .await;
-        listed.inspect_err(|error| self.inner.note_store_error(error))
+        let inner = &self.inner;
+        let find = || {
+            let (store, root) = (inner.store.clone(), inner.store.root().to_owned());
+            async move {
+                let walk = tokio::task::spawn_blocking(move || store.repositories());
+                let panicked = |error| FsError::new("list", &root, io::Error::other(error));
+                walk.await.map_err(panicked)?
+            }
+        };
+        let failed = |error| FsError::new("list", inner.store.root(), error);
+        let listed = timeout(inner.disk.deadline(), inner.listings.repositories.ask((), find)).await;
+        listed
+            .map_err(|late| failed(io::Error::new(io::ErrorKind::TimedOut, late)))
+            .and_then(|asked| asked.map_err(|error| failed(io::Error::other(error)))?)
+            .inspect_err(|error| inner.note_store_error(error))
     }
 }
 

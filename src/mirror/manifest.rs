@@ -262,7 +262,12 @@ impl Inner {
         Ok((known, ManifestResult::Fetched))
     }
 
-    async fn ask_for_tag(&self, repository: &Repository, tag: &Tag, seen: Option<&SeenRecord>) -> Answer {
+    async fn ask_for_tag(
+        self: &Arc<Self>,
+        repository: &Repository,
+        tag: &Tag,
+        seen: Option<&SeenRecord>,
+    ) -> Answer {
         let upstream = self.upstream(&repository.host)?;
         let (subject, reference) = (Subject::Tag(tag.clone()), Reference::Tag(tag.clone()));
         if seen.is_some() {

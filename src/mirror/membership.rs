@@ -10,12 +10,22 @@
 //! finds that quickly, and learns here what it does not know yet, from manifests
 //! that other mirrors fetched or that were fetched before the index was deleted.
 
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::Inner;
 use crate::config::{Config, Credentials, Upstream};
 use crate::fs::FsError;
 use crate::index::Member;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Digest, Manifest, RegistryHost, Repository};
+
+/// How long a request waits until a repository's manifests are read, of which there may be thousands
+/// after the index was deleted; upstream knows too what the repository has.
+const READING_WAIT: Duration = Duration::from_secs(5);
 
 /// Which registries are guarded, and so not to be opened by what others say.
 pub(super) struct Guards {
@@ -70,18 +80,29 @@ impl Inner {
     }
 
     /// Tells whether a manifest that is in the store may be given as a repository's.
-    pub(super) async fn may_give(&self, repository: &Repository, digest: &Digest) -> bool {
+    pub(super) async fn may_give(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> bool {
         self.member(repository, digest).await.is_some() && self.may_share(&repository.host, digest).await
     }
 
     /// Returns what is known of a blob or manifest in a repository; `None` if only upstream can tell.
-    pub(super) async fn member(&self, repository: &Repository, digest: &Digest) -> Option<Member> {
+    pub(super) async fn member(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> Option<Member> {
         if let Some(member) = self.index.member(repository, digest) {
             return Some(member);
         }
-        match self.read_manifests(repository).await {
-            Ok(0) => None,
-            Ok(_) => self.index.member(repository, digest),
+        let find = || {
+            let (inner, repository) = (Arc::clone(self), repository.clone());
+            async move { inner.read_manifests(&repository).await }
+        };
+        let reading = self.manifest_reads.ask(repository.clone(), find);
+        let path = self.store.repository_path(repository);
+        let failed = |error| FsError::new("list", &path, error);
+        let read = timeout(READING_WAIT, reading).await;
+        let read = read
+            .map_err(|late| failed(io::Error::new(io::ErrorKind::TimedOut, late)))
+            .and_then(|asked| asked.map_err(|error| failed(io::Error::other(error)))?);
+        match read {
+            // Also if there was nothing to read: somebody else's reading may just have ended.
+            Ok(()) => self.index.member(repository, digest),
             Err(error) => {
                 self.note_store_error(&error);
                 None
@@ -112,15 +133,14 @@ impl Inner {
         self.index.mark_read(repository, digest);
     }
 
-    /// Reads the manifests of a repository that the index has not read; returns how many.
-    async fn read_manifests(&self, repository: &Repository) -> Result<usize, FsError> {
+    /// Reads the manifests of a repository that the index has not read.
+    async fn read_manifests(&self, repository: &Repository) -> Result<(), FsError> {
         let path = self.store.repository_path(repository);
         let (store, listed) = (self.store.clone(), repository.clone());
         let manifests = self
             .disk
             .run("list", &path, move || store.manifests_of(&listed))
             .await?;
-        let mut count = 0;
         for digest in manifests {
             if self.index.has_read(repository, &digest) {
                 continue;
@@ -140,9 +160,8 @@ impl Inner {
                     &manifest,
                     bytes.map_or(0, |bytes| bytes.len() as u64),
                 );
-                count += 1;
             }
         }
-        Ok(count)
+        Ok(())
     }
 }

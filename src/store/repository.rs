@@ -105,7 +105,8 @@ fn walk(
     }
     for entry in entries
         .iter()
-        .filter(|entry| !entry.starts_with('_') && depth < MAX_DEPTH)
+        // Neither records nor what a file system shows of its own (`.snapshot`).
+        .filter(|entry| !entry.starts_with(['_', '.']) && depth < MAX_DEPTH)
     {
         let name = if name.is_empty() {
             entry.clone()
