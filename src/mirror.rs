@@ -31,10 +31,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::flight::{Flights, Questions};
+use crate::flight::{Abandoned, Flights, Questions};
 use crate::fs::{Disk, FsError};
 use crate::index::Index;
 use crate::oci::{Digest, RegistryHost, Repository};
@@ -56,6 +57,11 @@ use manifest::ManifestMemory;
 use membership::Guards;
 use negative::Negatives;
 use unreadable::Unreadable;
+
+/// How long a client waits for what only upstream can tell; the question goes on for who asks next.
+///
+/// containerd gives up after 30 s, of which the store may take some; upstream has 15 s for an answer.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(20);
 
 /// How long after a failed call a store that seems not to have something is not believed: what one
 /// request asks of it lies within.
@@ -169,6 +175,16 @@ impl Inner {
             digest: digest.clone(),
             stranger: (!self.upstreams.is_configured(host)).then(|| host.clone()),
         }
+    }
+
+    /// Waits for an answer of upstream, but not for longer than clients do.
+    async fn in_time<A>(
+        &self,
+        answer: impl Future<Output = Result<Result<A, MirrorError>, Abandoned>>,
+    ) -> Result<A, MirrorError> {
+        timeout(UPSTREAM_WAIT, answer)
+            .await
+            .map_err(|_| MirrorError::Slow)??
     }
 
     /// Counts and logs a failed call of the store.

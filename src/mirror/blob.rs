@@ -11,7 +11,7 @@ use super::body::FileStream;
 use super::fill::{Fill, FillError, FillKey, FillTask, Standing};
 use super::negative::Asked;
 use super::tail::Tail;
-use super::{Inner, Mirror, MirrorError};
+use super::{Inner, Mirror, MirrorError, UPSTREAM_WAIT};
 use crate::flight::{Leader, Seat};
 use crate::fs::{FsError, OpenFile};
 use crate::index::Member;
@@ -212,7 +212,9 @@ impl Inner {
                     Standing::Untrusted => tail = self.stream_alone(&wanted),
                 }
             }
-            match self.await_answer(tail, &wanted, range, store_fails).await {
+            let answer = self.await_answer(tail, &wanted, range, store_fails);
+            let answer = timeout(UPSTREAM_WAIT, answer);
+            match answer.await.map_err(|_| MirrorError::Slow)? {
                 Ok((blob, true)) => return Ok((blob, BlobResult::Uncached)),
                 Ok((blob, false)) => return Ok((blob, result)),
                 Err(FillError::Abandoned | FillError::Unwanted(_)) => {}
@@ -330,9 +332,8 @@ impl Inner {
                 }
             }
         };
-        self.blob_heads
-            .ask((repository.clone(), digest.clone()), find)
-            .await?
+        let asking = self.blob_heads.ask((repository.clone(), digest.clone()), find);
+        self.in_time(asking).await
     }
 
     /// Counts a failed read of a stored blob, which its next readers are to get from upstream.

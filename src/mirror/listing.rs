@@ -95,7 +95,8 @@ impl Mirror {
             }
         };
         let key = (repository.clone(), page.clone());
-        match self.inner.listings.tags.ask(key, find).await? {
+        let asking = self.inner.listings.tags.ask(key, find);
+        match self.inner.in_time(asking).await {
             Err(error) if error.is_passing() => {
                 let known = self.inner.known_tags(repository).await;
                 if known.is_empty() {
@@ -137,12 +138,11 @@ impl Mirror {
             let (inner, repository, digest) = (Arc::clone(inner), repository.clone(), digest.clone());
             async move { inner.ask_for_referrers(&repository, &digest).await }
         };
-        let error = match inner
+        let asking = inner
             .listings
             .referrers
-            .ask((repository.clone(), digest.clone()), find)
-            .await?
-        {
+            .ask((repository.clone(), digest.clone()), find);
+        let error = match inner.in_time(asking).await {
             Ok(bytes) => {
                 return Ok(Referrers {
                     bytes,

@@ -238,10 +238,11 @@ impl Inner {
             let (finding, negatives, asked) = (find(), self.negatives.clone(), asked.clone());
             async move { finding.await.map_err(|error| negatives.noted(asked, error)) }
         };
-        self.manifests
+        let asking = self
+            .manifests
             .questions
-            .ask((repository.clone(), reference), find)
-            .await?
+            .ask((repository.clone(), reference), find);
+        self.in_time(asking).await
     }
 
     async fn ask_for_digest(&self, repository: &Repository, digest: &Digest) -> Answer {
