@@ -17,6 +17,7 @@ use axum_server::service::SendService;
 use axum_server::tls_rustls::RustlsAcceptor;
 use axum_server::{Handle, Server};
 use hyper_util::rt::TokioTimer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
@@ -47,6 +48,7 @@ type Service = AddExtension<Router, ConnectInfo<SocketAddr>>;
 /// Fails, with the path, key or address and the remedy, if something that the configuration names
 /// cannot be used.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -54,6 +56,21 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let served = runtime.block_on(serve(config));
     runtime.shutdown_timeout(LAST_CALLS);
     served
+}
+
+/// Lets the process open as many files as it may: a download takes two, and many systems give 1024 at first.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays low");
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
