@@ -57,10 +57,20 @@ impl Tail {
     /// # Errors
     /// What ended the fill.
     pub(super) async fn answered(&mut self) -> Result<Option<u64>, FillError> {
-        let waited = self
-            .progress
-            .wait_for(|progress| !matches!(progress.stage, Stage::Asking))
-            .await;
+        self.stage_with(|stage| !matches!(stage, Stage::Asking)).await
+    }
+
+    /// Waits until the blob has proved right, and returns its size.
+    ///
+    /// # Errors
+    /// What ended the fill.
+    pub(super) async fn verified(&mut self) -> Result<Option<u64>, FillError> {
+        self.stage_with(|stage| matches!(stage, Stage::Verified | Stage::Failed(_)))
+            .await
+    }
+
+    async fn stage_with(&mut self, is_meant: impl Fn(&Stage) -> bool) -> Result<Option<u64>, FillError> {
+        let waited = self.progress.wait_for(|progress| is_meant(&progress.stage)).await;
         match waited.as_deref() {
             Ok(Progress {
                 stage: Stage::Failed(error),
