@@ -15,6 +15,7 @@ pub use staged::StagedFile;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// Opens a file for reading; `None` if it does not exist.
@@ -75,6 +76,20 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 /// Any errno.
 pub fn make_dirs(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(|source| FsError::new("make directory", path, source))
+}
+
+/// Makes a directory that is its owner's alone, and its parents; one that exists stays as it is.
+///
+/// # Errors
+/// Any errno.
+pub fn make_private_dir(path: &Path) -> Result<(), FsError> {
+    if let Some(parent) = path.parent() {
+        make_dirs(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(source) if !path.is_dir() => Err(FsError::new("make directory", path, source)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Creates a small file that must not exist yet, durably: written, synced and closed.

@@ -37,6 +37,8 @@ pub(super) fn open_or_make(layout: &Layout) -> Result<(), OpenStoreError> {
         path: layout.root().to_owned(),
         source,
     };
+    // A shared file system has users who may not have what wharf's credentials fetched.
+    fs::make_private_dir(layout.root()).map_err(unwritable)?;
     fs::make_dirs(&layout.work()).map_err(unwritable)?;
     let path = layout.format_file();
     if fs::stat(&path).map_err(unwritable)?.is_none() {
@@ -76,4 +78,25 @@ fn make(path: &Path) -> Result<(), FsError> {
     };
     fs::remove(&own)?;
     linked
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_store_is_its_owners_alone_unless_somebody_made_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode_of = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = dir.path().join("new/store");
+        open_or_make(&Layout::new(&made)).unwrap();
+        assert_eq!(mode_of(&made), 0o700);
+        let given = dir.path().join("given");
+        std::fs::create_dir(&given).unwrap();
+        std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o711)).unwrap();
+        open_or_make(&Layout::new(&given)).unwrap();
+        assert_eq!(mode_of(&given), 0o711);
+    }
 }

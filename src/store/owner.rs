@@ -84,6 +84,10 @@ impl Drop for WorkDir {
 
 /// Removes the work of this host's dead processes. Failing to is logged, and no more than that.
 pub(super) fn clear_dead(layout: &Layout) {
+    if start_time_of(std::process::id()).is_none() {
+        tracing::warn!("no /proc: abandoned staging cannot be told from that of live processes, and stays");
+        return;
+    }
     let work = layout.work();
     let names = match fs::list(&work) {
         Ok(names) => names,
