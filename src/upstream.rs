@@ -69,7 +69,7 @@ pub struct Upstreams(Arc<Known>);
 struct Known {
     configured: BTreeMap<RegistryHost, Upstream>,
     allow: GlobSet,
-    deny: GlobSet,
+    deny: Arc<GlobSet>,
     /// What every host that is not configured shares, and its own of those asked last.
     clients: Clients,
     others: Cache<RegistryHost, Upstream>,
@@ -116,11 +116,12 @@ impl Upstreams {
             let parts = (clients, Trust::Configured, metrics.clone());
             configured.insert(host.clone(), Upstream::new(host.clone(), upstream, parts));
         }
+        let deny = Arc::new(globs("deny", &config.deny)?);
         Ok(Self(Arc::new(Known {
             configured,
             allow: globs("allow", &config.allow)?,
-            deny: globs("deny", &config.deny)?,
-            clients: factory.public(&UpstreamConfig::default())?,
+            clients: factory.public(&UpstreamConfig::default(), &deny)?,
+            deny,
             others: Cache::new(MAX_OTHERS),
             metrics,
         })))
@@ -143,20 +144,24 @@ impl Upstreams {
             host: host.clone(),
             reason,
         };
-        if self.0.deny.is_match(host.as_str()) {
+        // As it is asked: 0xa000001 is 10.0.0.1, and a port changes nothing.
+        let url = Url::parse(&format!("https://{host}")).ok();
+        let is_denied = |url: &Url| is_named(url, &self.0.deny);
+        if self.0.deny.is_match(host.as_str()) || url.as_ref().is_some_and(is_denied) {
             return Err(refused(Refusal::Denied));
         }
         if !self.0.allow.is_match(host.as_str()) {
             return Err(refused(Refusal::NotAllowed));
         }
         self.0.others.get_or_insert_with(host, || {
-            let url = Url::parse(&format!("https://{host}")).ok().filter(is_public_host);
+            let url = url.clone().filter(is_public_host);
             let endpoints = vec![url.ok_or_else(|| refused(Refusal::NotPublic))?];
             let config = UpstreamConfig {
                 endpoints,
                 ..UpstreamConfig::default()
             };
-            let parts = (self.0.clients.clone(), Trust::Public, self.0.metrics.clone());
+            let trust = Trust::Public(Arc::clone(&self.0.deny));
+            let parts = (self.0.clients.clone(), trust, self.0.metrics.clone());
             Ok(Upstream::new(host.clone(), &config, parts))
         })
     }
@@ -188,6 +193,13 @@ impl Upstream {
             host,
         }))
     }
+}
+
+/// Tells whether a glob names a URL's host, with its port or without.
+fn is_named(url: &Url, globs: &GlobSet) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+    let port = url.port_or_known_default().unwrap_or_default();
+    globs.is_match(host) || globs.is_match(format!("{host}:{port}"))
 }
 
 fn globs(key: &'static str, texts: &[String]) -> Result<GlobSet, BuildUpstreamError> {

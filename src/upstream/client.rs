@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use globset::GlobSet;
 use reqwest::redirect::Policy;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -86,12 +87,12 @@ pub(super) struct Clients {
 }
 
 /// Whom a client may connect to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) enum Trust {
     /// Anyone: an administrator has named the host.
     Configured,
-    /// Public addresses over https: a client has named the host.
-    Public,
+    /// Public addresses over https, but for those that the globs name: a client has named the host.
+    Public(Arc<GlobSet>),
 }
 
 /// Makes clients; the system's roots are read once.
@@ -126,17 +127,21 @@ impl ClientFactory {
         config: &UpstreamConfig,
     ) -> Result<Clients, BuildUpstreamError> {
         let tls = self.tls(host, config)?;
-        clients(host.as_str(), config, tls, Trust::Configured)
+        clients(host.as_str(), config, tls, &Trust::Configured)
     }
 
     /// Makes the clients that all hosts share that are not configured.
     ///
     /// # Errors
     /// Fails if TLS cannot be set up.
-    pub(super) fn public(&self, config: &UpstreamConfig) -> Result<Clients, BuildUpstreamError> {
+    pub(super) fn public(
+        &self,
+        config: &UpstreamConfig,
+        deny: &Arc<GlobSet>,
+    ) -> Result<Clients, BuildUpstreamError> {
         let host = "*";
         let tls = tls_builder(host, Arc::clone(&self.roots))?.with_no_client_auth();
-        clients(host, config, tls, Trust::Public)
+        clients(host, config, tls, &Trust::Public(Arc::clone(deny)))
     }
 
     fn tls(&self, host: &RegistryHost, config: &UpstreamConfig) -> Result<ClientConfig, BuildUpstreamError> {
@@ -189,7 +194,7 @@ fn clients(
     host: &str,
     config: &UpstreamConfig,
     tls: ClientConfig,
-    trust: Trust,
+    trust: &Trust,
 ) -> Result<Clients, BuildUpstreamError> {
     let client = |protocols: &[&str], most_idle: usize| {
         let mut tls = tls.clone();
@@ -204,8 +209,8 @@ fn clients(
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(most_idle)
             .tls_backend_preconfigured(tls);
-        if trust == Trust::Public {
-            builder = builder.dns_resolver(PublicResolver::from_env());
+        if let Trust::Public(deny) = trust {
+            builder = builder.dns_resolver(PublicResolver::from_env(Arc::clone(deny)));
         }
         builder.build().map_err(|source| unbuildable(host, source))
     };

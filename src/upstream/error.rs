@@ -131,7 +131,9 @@ pub enum Refusal {
     #[error("`deny` names it")]
     Denied,
     /// It leads to this machine or its link, and is not configured.
-    #[error("it leads to a loopback, link-local, unspecified or multicast address")]
+    #[error(
+        "it leads to a loopback, link-local, unspecified or multicast address, or to one that `deny` names"
+    )]
     NotPublic,
 }
 

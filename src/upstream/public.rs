@@ -8,7 +8,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use globset::GlobSet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -27,18 +29,21 @@ const PROXY_VARIABLES: [&str; 6] = [
 #[error("resolves to no public address")]
 pub(super) struct NotPublic;
 
-/// Resolves names as the system does, and leaves out addresses of this machine and its link.
+/// Resolves names as the system does, and leaves out addresses of this machine and its link and those
+/// that `deny` names.
 pub(super) struct PublicResolver {
     /// The administrator's proxies, which may be on this machine.
     proxies: Vec<String>,
+    deny: Arc<GlobSet>,
 }
 
 impl PublicResolver {
     /// Makes a resolver that trusts the proxies that the environment names.
-    pub(super) fn from_env() -> Self {
+    pub(super) fn from_env(deny: Arc<GlobSet>) -> Self {
         let values = PROXY_VARIABLES.iter().filter_map(|name| std::env::var(name).ok());
         Self {
             proxies: values.filter_map(|value| proxy_host(&value)).collect(),
+            deny,
         }
     }
 }
@@ -49,6 +54,7 @@ impl Resolve for PublicResolver {
             .proxies
             .iter()
             .any(|proxy| proxy.eq_ignore_ascii_case(name.as_str()));
+        let deny = Arc::clone(&self.deny);
         Box::pin(async move {
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             if found.is_empty() {
@@ -56,7 +62,7 @@ impl Resolve for PublicResolver {
             }
             let allowed: Vec<SocketAddr> = found
                 .into_iter()
-                .filter(|address| is_proxy || is_public(address.ip()))
+                .filter(|address| is_proxy || (is_public(address.ip()) && !is_named(address.ip(), &deny)))
                 .collect();
             if allowed.is_empty() {
                 return Err(NotPublic.into());
@@ -79,6 +85,10 @@ pub(super) fn is_public_host(url: &Url) -> bool {
         }
         None => false,
     }
+}
+
+fn is_named(address: IpAddr, globs: &GlobSet) -> bool {
+    globs.is_match(address.to_canonical().to_string())
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -141,11 +151,21 @@ mod tests {
     async fn a_name_of_this_machine_does_not_resolve_unless_it_is_the_proxy() {
         let resolve = async |proxies: &[&str]| {
             let proxies = proxies.iter().map(|proxy| (*proxy).to_owned()).collect();
-            let resolver = PublicResolver { proxies };
+            let deny = Arc::default();
+            let resolver = PublicResolver { proxies, deny };
             resolver.resolve("localhost".parse().unwrap()).await
         };
         assert!(resolve(&["proxy.example"]).await.err().unwrap().is::<NotPublic>());
         assert!(resolve(&["localhost"]).await.is_ok());
+    }
+
+    #[test]
+    fn an_address_is_denied_as_it_is_and_as_ipv6_writes_it() {
+        let glob = globset::Glob::new("10.*").unwrap();
+        let globs = GlobSet::builder().add(glob).build().unwrap();
+        for (address, expected) in [("10.0.0.1", true), ("::ffff:10.0.0.1", true), ("1.0.0.1", false)] {
+            assert_eq!(is_named(address.parse().unwrap(), &globs), expected, "{address}");
+        }
     }
 
     #[test]

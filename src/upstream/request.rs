@@ -17,7 +17,7 @@ use super::connections::Permit;
 use super::error::{Nonsense, Refusal, UpstreamError, UpstreamErrorClass};
 use super::public::is_public_host;
 use super::send::{Outgoing, discard, is_same_origin};
-use super::{Endpoint, Upstream};
+use super::{Endpoint, Upstream, is_named};
 use crate::oci::RepositoryName;
 use crate::telemetry::metrics::UpstreamKind;
 
@@ -166,7 +166,7 @@ impl Upstream {
     /// Checks that one server may lead to another.
     ///
     /// # Errors
-    /// Fails if `to` is no http or https URL, leaves TLS, or leads a host that nobody configured to this machine.
+    /// Fails if `to` is no http or https URL, leaves TLS, or leads a host that nobody configured to this machine or to a denied host.
     pub(super) fn check_way(&self, from: &Url, to: &Url) -> Result<(), UpstreamError> {
         let is_web = matches!(to.scheme(), "http" | "https") && to.has_host();
         // reqwest would send what stands before an @ as credentials.
@@ -176,14 +176,16 @@ impl Upstream {
         if from.scheme() == "https" && to.scheme() != "https" {
             return Err(self.nonsense(from, Nonsense::Downgrade));
         }
-        match self.0.trust {
-            Trust::Configured => Ok(()),
-            Trust::Public if is_public_host(to) => Ok(()),
-            Trust::Public => Err(UpstreamError::Refused {
-                host: self.0.host.clone(),
-                reason: Refusal::NotPublic,
-            }),
-        }
+        let reason = match &self.0.trust {
+            Trust::Configured => return Ok(()),
+            Trust::Public(deny) if is_named(to, deny) => Refusal::Denied,
+            Trust::Public(_) if is_public_host(to) => return Ok(()),
+            Trust::Public(_) => Refusal::NotPublic,
+        };
+        Err(UpstreamError::Refused {
+            host: self.0.host.clone(),
+            reason,
+        })
     }
 
     /// Waits for a connection.

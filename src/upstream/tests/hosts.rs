@@ -1,5 +1,6 @@
 //! Which hosts are asked at all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::server::{Reply, Server, config, host, name, tag, url_of};
@@ -41,6 +42,36 @@ fn a_host_must_be_configured_or_allowed_and_not_denied() {
         ("quay.io:5000", Some(Refusal::NotAllowed)),
     ] {
         assert_eq!(refusal(&upstreams, host), expected, "{host}");
+    }
+}
+
+#[test]
+fn a_denied_host_is_denied_however_it_is_written_and_whoever_leads_there() {
+    let upstreams = upstreams(&["*"], &["10.*", "*.internal", "evil.example"]);
+    for host in [
+        "10.0.0.1",
+        "0xa000001",
+        "167772161",
+        "012.1",
+        "db.internal:5432",
+        "evil.example:443",
+        "evil.example:5000",
+    ] {
+        assert_eq!(refusal(&upstreams, host), Some(Refusal::Denied), "{host}");
+    }
+    let upstream = upstreams.get(&"ghcr.io".parse().unwrap()).unwrap();
+    let way = |to: &str| upstream.check_way(&"https://ghcr.io".parse().unwrap(), &to.parse().unwrap());
+    way("https://cdn.example").unwrap();
+    for bad in [
+        "https://10.0.0.1/",
+        "https://167772161:8443",
+        "https://DB.internal.:5432/x",
+    ] {
+        assert_eq!(
+            way(bad).unwrap_err().class(),
+            UpstreamErrorClass::Refused,
+            "{bad}"
+        );
     }
 }
 
@@ -112,7 +143,7 @@ async fn a_name_that_resolves_to_this_machine_is_refused_and_not_paused() {
         answer_timeout: Duration::from_secs(3),
         ..config([endpoint])
     };
-    let clients = ClientFactory::new().public(&config).unwrap();
+    let clients = ClientFactory::new().public(&config, &Arc::default()).unwrap();
     // The resolver alone stands in the way.
     let parts = (clients, Trust::Configured, Metrics::new([]));
     let upstream = Upstream::new(host(), &config, parts);
