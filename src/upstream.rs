@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::Cache;
 use url::Url;
@@ -204,7 +204,8 @@ fn is_named(url: &Url, globs: &GlobSet) -> bool {
 
 fn globs(key: &'static str, texts: &[String]) -> Result<GlobSet, BuildUpstreamError> {
     let set = texts.iter().try_fold(GlobSetBuilder::new(), |mut set, text| {
-        set.add(Glob::new(text)?);
+        // Hosts are compared in lower case.
+        set.add(GlobBuilder::new(text).case_insensitive(true).build()?);
         Ok(set)
     });
     set.and_then(|set| set.build())

@@ -75,3 +75,36 @@ fn systemd_waits_longer_than_requests_are_drained() {
     let seconds: u64 = seconds.unwrap().parse().unwrap();
     assert!(seconds >= Config::default().drain_timeout.as_secs() + 5);
 }
+
+#[test]
+fn a_rule_that_names_no_repository_is_refused_with_what_to_write() {
+    let rule = |glob: &str| {
+        let text = format!("[[access]]\nrepositories = [{glob:?}]\nclients = [\"10.0.0.0/8\"]");
+        Config::parse(&text, &Origin::Default, Overrides::default())
+    };
+    for good in [
+        "docker.io/acme/*",
+        "docker.io/acme/app",
+        "docker.io/library/*",
+        "ghcr.io/app",
+        "*/secret",
+        "*",
+        "{ghcr,quay}.io/acme/**",
+        "docker.io/*",
+        "registry:5000/a",
+    ] {
+        assert!(rule(good).is_ok(), "{good}: {:?}", rule(good));
+    }
+    for (bad, remedy) in [
+        ("docker.io/busybox", "docker.io/library/busybox"),
+        ("index.docker.io/acme/*", "docker.io/acme/*"),
+        ("docker.io/Acme/*", "lower case"),
+        ("https://ghcr.io/acme", "HOST/NAME"),
+        ("acme", "HOST/NAME"),
+        ("ghcr.io/acme/", "not one that repositories have"),
+    ] {
+        let error = rule(bad).unwrap_err().to_string();
+        let is_told = error.contains("access[0].repositories") && error.contains(remedy);
+        assert!(is_told, "{bad}: {error}");
+    }
+}

@@ -14,7 +14,7 @@ use url::Url;
 use super::error::Invalid;
 use super::raw::{RawAccessRule, RawConfig, RawDockerConfig, RawLog, RawTls, RawUpstream};
 use super::{AccessRule, Client, Config, Credentials, Log, LogFormat, ServerTls, Upstream};
-use crate::oci::RegistryHost;
+use crate::oci::{RegistryHost, Repository};
 
 /// The endpoint of Docker Hub, whose name in image names is no registry.
 const DOCKER_HUB_ENDPOINT: &str = "https://registry-1.docker.io";
@@ -279,10 +279,49 @@ fn access_rule((index, raw): (usize, RawAccessRule)) -> Result<AccessRule, Inval
             "is empty; list who may ask, such as \"10.0.0.0/8\" or \"user:alice\"",
         ));
     }
+    for text in &raw.repositories {
+        check_names_repositories(&key("repositories"), text)?;
+    }
     Ok(AccessRule {
         repositories: globs(&key("repositories"), &raw.repositories)?,
         clients: clients(&key("clients"), &raw.clients)?,
     })
+}
+
+/// A rule that can name nothing protects nothing, and nobody would notice.
+fn check_names_repositories(key: &str, text: &str) -> Result<(), Invalid> {
+    let named = |remedy: String| Invalid::new(key, format!("{text:?} names no repository; {remedy}"));
+    if text.contains(char::is_uppercase) {
+        return Err(named("write it in lower case".to_owned()));
+    }
+    let is_literal = |part: &str| !part.contains(['*', '?', '[', '{', '\\']);
+    let Some((host, name)) = text.split_once('/') else {
+        let remedy = "write HOST/NAME, such as \"docker.io/acme/*\"".to_owned();
+        return if is_literal(text) {
+            Err(named(remedy))
+        } else {
+            Ok(())
+        };
+    };
+    let Ok(host) = host.parse::<RegistryHost>() else {
+        let remedy = "write HOST/NAME, such as \"docker.io/acme/*\"".to_owned();
+        return if is_literal(host) {
+            Err(named(remedy))
+        } else {
+            Ok(())
+        };
+    };
+    let full_name = match name.parse() {
+        Ok(name) => Repository::new(host, name).to_string(),
+        Err(_) if is_literal(name) => {
+            return Err(named("its name is not one that repositories have".to_owned()));
+        }
+        Err(_) => format!("{host}/{name}"),
+    };
+    if full_name == text {
+        return Ok(());
+    }
+    Err(named(format!("write {full_name:?}")))
 }
 
 /// A user can be known only through the htpasswd file: without it, naming one shuts everyone out.

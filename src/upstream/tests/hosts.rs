@@ -47,7 +47,7 @@ fn a_host_must_be_configured_or_allowed_and_not_denied() {
 
 #[test]
 fn a_denied_host_is_denied_however_it_is_written_and_whoever_leads_there() {
-    let upstreams = upstreams(&["*"], &["10.*", "*.internal", "evil.example"]);
+    let upstreams = upstreams(&["*"], &["10.*", "*.internal", "Evil.example"]);
     for host in [
         "10.0.0.1",
         "0xa000001",
