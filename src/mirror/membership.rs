@@ -79,6 +79,18 @@ impl Inner {
         may
     }
 
+    /// Notes in the store that a host has sent a blob that others had sent before.
+    pub(super) async fn mark_sent(&self, host: &RegistryHost, digest: &Digest) {
+        let (store, path) = (self.store.clone(), self.store.blob_path(digest));
+        let (host, digest) = (host.clone(), digest.clone());
+        let marked = self
+            .disk
+            .run("create", &path, move || store.mark_sent(&host, &digest));
+        if let Err(error) = marked.await {
+            self.note_store_error(&error);
+        }
+    }
+
     /// Tells whether a manifest that is in the store may be given as a repository's.
     pub(super) async fn may_give(self: &Arc<Self>, repository: &Repository, digest: &Digest) -> bool {
         self.member(repository, digest).await.is_some() && self.may_share(&repository.host, digest).await

@@ -316,7 +316,7 @@ fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
         blob(&secret.layers[0]).head(),
         then().status(200).header("Content-Length", "1000"),
     );
-    let mirror = Mirror::start(&options);
+    let mut mirror = Mirror::start(&options);
     let secret_blob = format!("/v2/private.test/team/secret/blobs/{}", secret.layers[0]);
     assert_eq!(mirror.ask(&secret_blob).send().body, bytes(1000, 1));
     wait_until("the secret to be cached", SOON, || {
@@ -339,6 +339,13 @@ fn a_host_that_is_not_configured_gives_nothing_that_it_has_not_sent_itself() {
     assert_eq!(asked().body, bytes(1000, 1));
     let gets = liar.blob_gets(&secret.layers[0]);
     assert_eq!(asked().body, bytes(1000, 1));
+    assert_eq!(liar.blob_gets(&secret.layers[0]), gets);
+
+    // The index knew that, and so does the store.
+    mirror.stop();
+    std::fs::remove_dir_all(mirror.index()).expect("delete the index");
+    mirror.start_again();
+    assert_eq!(mirror.ask(&stolen).send().body, bytes(1000, 1));
     assert_eq!(liar.blob_gets(&secret.layers[0]), gets);
 }
 

@@ -170,6 +170,9 @@ impl FillTask {
             progress.stage = Stage::Verified;
         });
         let Some(writer) = flight.writer else {
+            if self.standing == Standing::Untrusted {
+                self.mirror.mark_sent(&repository.host, digest).await;
+            }
             return Ok(Some(FillOutcome::Uncached));
         };
         match self.publish(writer, verified).await {
