@@ -180,8 +180,10 @@ impl Window {
     }
 
     /// Tells whether a reader has had all that has been received.
+    ///
+    /// Not one whose range begins further on: clients fetch parts side by side, and wait for themselves.
     pub(super) fn is_read_up(&self) -> bool {
-        self.readers.values().any(|position| *position >= self.end)
+        self.readers.values().any(|position| *position == self.end)
     }
 
     /// Returns where the slowest reader is, of those who can have the rest; the others may not know yet.
@@ -243,6 +245,8 @@ mod tests {
         window.push(Bytes::from_static(b"ij"));
         window.move_reader(fast, 10);
         assert!(window.has_room(0, 1) && window.is_read_up());
+        window.move_reader(fast, 11);
+        assert!(!window.is_read_up(), "his range begins further on");
         window.remove_reader(fast);
         assert!(!window.has_readers());
         window.remove_reader(slow);
