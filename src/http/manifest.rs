@@ -49,6 +49,8 @@ fn headers(served: &ServedManifest) -> HeaderMap {
     if let Ok(value) = HeaderValue::from_str(&served.media_type) {
         headers.insert(header::CONTENT_TYPE, value);
     }
+    // Of a tag that means an index, some clients get an image.
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
     warn_if_stale(&mut headers, served.freshness);
     headers
 }

@@ -104,6 +104,7 @@ fn a_client_that_accepts_no_index_is_not_given_one() {
         .ask(&manifest_path("v1"))
         .header("accept", OCI_MANIFEST)
         .send();
+    assert_eq!(answer.header("vary"), Some("Accept"), "for caches on the way");
     match answer.status {
         200 => assert_eq!(answer.body, image.manifest),
         status => assert_eq!((status, &*answer.error_code()), (404, "MANIFEST_UNKNOWN")),
