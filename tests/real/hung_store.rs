@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::clients::Bindfs;
 use crate::support::curl::{Curl, MANIFEST_TYPES};
+use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::registry::Registry;
 use crate::support::sha256;
 use crate::support::store::{assert_blobs_are_whole, has_blob};
+use crate::support::upstream::{Upstream, blob, bytes, then};
 
 /// containerd waits so long for headers.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,4 +81,42 @@ fn a_store_that_hangs_delays_clients_by_seconds_and_is_used_again_when_it_answer
         );
     }
     assert_blobs_are_whole(mirror.store());
+}
+
+#[test]
+fn who_reads_when_the_store_begins_to_hang_is_served_or_cut_in_time() {
+    let upstream = Upstream::start();
+    let file_system = Bindfs::mount();
+    let mut options = Options::new(upstream.address()).keys("store_timeout = \"3s\"");
+    options.store = Some(file_system.path().join("store"));
+    let mirror = Mirror::start(&options);
+    let ask = |digest: &str| mirror.ask(&format!("/v2/library/app/blobs/{digest}"));
+    let [cached, cold] = [1, 2].map(|seed| bytes(24 << 20, seed));
+    let [of_cached, of_cold] = [&cached, &cold].map(|whole| upstream.add_blob("library/app", whole.clone()));
+    assert!(ask(&of_cached).send().body == cached, "other bytes");
+    wait_until("the blob to be published", Duration::from_secs(30), || {
+        has_blob(mirror.store(), &of_cached).then_some(())
+    });
+    let (gate, half) = (Gate::new(), cold.len() / 2);
+    upstream.script(blob(&of_cold).get(), then().pause(half, &gate).once());
+    let mut follower = ask(&of_cold).open();
+    assert!(follower.read(half) == cold[..half], "other bytes");
+    let mut readers: Vec<_> = (0..40).map(|_| ask(&of_cached).open()).collect();
+
+    file_system.hang();
+    gate.open();
+    let started = Instant::now();
+    readers.truncate(20);
+    std::thread::scope(|scope| {
+        for reader in readers {
+            // Of the kernel's cache there may be enough.
+            scope.spawn(|| assert!(reader.end().map_or(true, |answer| answer.body == cached)));
+        }
+        let rest = follower.end().expect("a whole body").body;
+        assert!(rest == cold[half..], "what is in memory goes on past the store");
+    });
+    for (digest, whole) in [(&of_cached, &cached), (&of_cold, &cold)] {
+        assert!(ask(digest).send().body == *whole, "other bytes");
+    }
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
 }
