@@ -52,7 +52,7 @@ pub use manifest::{Freshness, ServedManifest};
 
 use background::Background;
 use buffers::Buffers;
-use fill::{Fill, FillKey, StoreHealth, UncachedPermits};
+use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
 use manifest::ManifestMemory;
 use membership::Guards;
 use negative::Negatives;
@@ -85,7 +85,8 @@ struct Inner {
     buffers: Buffers,
     health: StoreHealth,
     unreadable: Unreadable,
-    permits: UncachedPermits,
+    permits: HostPermits,
+    fill_places: HostPermits,
     fills: Flights<FillKey, Fill>,
     blob_heads: Questions<(Repository, Digest), Result<Option<u64>, MirrorError>>,
     manifests: ManifestMemory,
@@ -118,7 +119,8 @@ impl Mirror {
             disk,
             health: StoreHealth::default(),
             unreadable: Unreadable::new(),
-            permits: UncachedPermits::new(config.upstreams.keys(), config.uncached_streams),
+            permits: HostPermits::new(config.upstreams.keys(), config.uncached_streams),
+            fill_places: HostPermits::new(config.upstreams.keys(), MAX_FILLS),
             fills: Flights::default(),
             blob_heads: Questions::default(),
             manifests: ManifestMemory::new(),

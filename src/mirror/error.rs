@@ -47,9 +47,11 @@ impl MirrorError {
     pub fn class(&self) -> MirrorErrorClass {
         match self {
             Self::Upstream(error) | Self::Fill(FillError::Upstream(error)) => of_upstream(error),
-            Self::Fill(FillError::Busy { retry_after }) => MirrorErrorClass::Unavailable {
-                retry_after: Some(*retry_after),
-            },
+            Self::Fill(FillError::Busy { retry_after } | FillError::Crowded { retry_after }) => {
+                MirrorErrorClass::Unavailable {
+                    retry_after: Some(*retry_after),
+                }
+            }
             Self::Fill(FillError::Unwanted(_) | FillError::Abandoned)
             | Self::StoreFails
             | Self::Slow

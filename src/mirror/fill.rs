@@ -34,6 +34,10 @@ pub(super) use task::FillTask;
 /// How long after a failed write the store is taken for sick; it is tried all the same.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 
+/// How many fills of each upstream may be under way, most of them waiting for a connection. Clients
+/// choose what is asked for, and each fill has an open file in staging.
+pub(super) const MAX_FILLS: usize = 512;
+
 /// What a client is told to wait when no permit is free; a stream takes seconds.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -119,6 +123,8 @@ pub enum FillError {
     },
     #[error("the store takes nothing, and as many blobs as `uncached_streams` allows are streamed past it")]
     Busy { retry_after: Duration },
+    #[error("{MAX_FILLS} other blobs are on their way from there")]
+    Crowded { retry_after: Duration },
     #[error("the store takes nothing, and nobody reads the blob")]
     Unwanted(#[source] FsError),
     #[error("the fill was abandoned")]
@@ -230,14 +236,14 @@ impl StoreHealth {
     }
 }
 
-/// The permits to stream past the store, of each upstream.
-pub(super) struct UncachedPermits {
+/// Permits of each upstream: to fill, or to stream past the store.
+pub(super) struct HostPermits {
     configured: HashMap<RegistryHost, Arc<Semaphore>>,
     /// Hosts that are not configured share these: clients choose them, without number.
     others: Arc<Semaphore>,
 }
 
-impl UncachedPermits {
+impl HostPermits {
     pub(super) fn new<'a>(hosts: impl Iterator<Item = &'a RegistryHost>, each: usize) -> Self {
         Self {
             configured: hosts

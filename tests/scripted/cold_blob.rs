@@ -7,7 +7,8 @@ use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing
 use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
 use super::{
-    APP, MIB, SOON, ask_until, at_once, blob_path, end_all, manifest_path, settle, start, wait_for_metric,
+    APP, MIB, SOON, ask_until, assert_unavailable, at_once, blob_path, end_all, manifest_path, settle, start,
+    wait_for_metric,
 };
 
 /// What upstream sends before it stalls.
@@ -215,4 +216,30 @@ fn a_length_that_upstream_does_not_say_is_no_hindrance() {
     });
     assert!(cached.body == whole, "other bytes");
     assert_eq!(upstream.blob_gets(&digest), 1);
+}
+
+#[test]
+fn clients_cannot_start_fills_without_number() {
+    let (upstream, mirror) = start();
+    let whole = bytes(1000, 1);
+    let digest = upstream.add_blob(APP, whole.clone());
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().hold(&gate).times(12));
+    let path = |number: usize| blob_path(&format!("sha256:{number:064x}"));
+    for begun in (0..512).step_by(128) {
+        let clients = begun..begun + 128;
+        let clients: Vec<_> = clients.map(|number| mirror.ask(&path(number)).start()).collect();
+        wait_for_metric(&mirror, "wharf_fills_running", "", |count| {
+            count == (begun + clients.len()) as f64
+        });
+        // They leave; their fills go on.
+    }
+    assert_unavailable(&mirror.ask(&blob_path(&digest)).send());
+    let elsewhere = format!("/v2/example.test/{APP}/blobs/{digest}");
+    assert!(mirror.ask(&elsewhere).send().body == whole, "other bytes");
+    gate.open();
+    let answer = ask_until(&mirror, &blob_path(&digest), "a place", |answer| {
+        answer.status == 200
+    });
+    assert!(answer.body == whole, "other bytes");
 }

@@ -146,6 +146,11 @@ impl FillTask {
             patience: Patience::default(),
             told_progress: Instant::now(),
         };
+        let crowded = |_| FillError::Crowded {
+            retry_after: BUSY_RETRY_AFTER,
+        };
+        let places = self.mirror.fill_places.of(&self.fill.repository.host);
+        let _place = places.try_acquire().map_err(crowded)?;
         if self.leader.is_none() {
             flight.take_permit()?;
         } else if flight.is_there_already().await? {
