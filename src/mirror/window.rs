@@ -90,6 +90,9 @@ impl Window {
     }
 
     /// Lets go of what nobody needs beyond `keep` bytes, and tells whether fewer than `limit` are held.
+    ///
+    /// There is room beside one piece, however large: readers leave it only when there is more, for its last
+    /// byte may be held back.
     pub(super) fn has_room(&mut self, keep: u64, limit: u64) -> bool {
         let needed_from = if self.store_takes {
             self.written
@@ -97,12 +100,14 @@ impl Window {
             self.slowest_reader().unwrap_or(self.end)
         };
         while self.end - self.start > keep && self.drop_front(needed_from) {}
-        self.end - self.start < limit
+        self.end - self.start < limit || self.pieces.len() <= 1
     }
 
     /// Lets go of what is beyond `keep` bytes whoever needs it; its readers will find it lost.
+    ///
+    /// The last piece stays: who has read all but its last byte is not slow.
     pub(super) fn leave_the_slow_behind(&mut self, keep: u64) {
-        while self.end - self.start > keep && self.drop_front(u64::MAX) {}
+        while self.pieces.len() > 1 && self.end - self.start > keep && self.drop_front(u64::MAX) {}
     }
 
     /// Lets go of all pieces that the file has.
@@ -179,11 +184,13 @@ impl Window {
         self.slowest_reader().is_some()
     }
 
-    /// Tells whether a reader has had all that has been received.
+    /// Tells whether a reader has had all that has been received, or all but the last byte, which may be
+    /// held back.
     ///
     /// Not one whose range begins further on: clients fetch parts side by side, and wait for themselves.
     pub(super) fn is_read_up(&self) -> bool {
-        self.readers.values().any(|position| *position == self.end)
+        let read_up = self.end.saturating_sub(1)..=self.end;
+        self.readers.values().any(|position| read_up.contains(position))
     }
 
     /// Returns where the slowest reader is, of those who can have the rest; the others may not know yet.
@@ -227,6 +234,19 @@ mod tests {
         assert!(matches!(window.read(1, 8), Place::File(_, range) if range == (1..5)));
         assert_eq!(in_memory(&window, 7, 8).unwrap(), "h");
         assert!(window.can_be_read_from(0));
+    }
+
+    #[test]
+    fn who_waits_for_the_last_byte_is_not_slow() {
+        let mut window = window_of(&["abc", "defgh"]);
+        let (slow, fast) = (window.add_reader(0), window.add_reader(7));
+        assert!(!window.has_room(2, 4) && window.is_read_up());
+        window.leave_the_slow_behind(2);
+        assert!(!window.can_be_read_from(0));
+        assert_eq!(in_memory(&window, 7, 8).unwrap(), "h");
+        assert!(window.has_room(2, 4), "the rest, or the end, must come first");
+        window.remove_reader(slow);
+        window.remove_reader(fast);
     }
 
     #[test]

@@ -137,6 +137,27 @@ fn a_client_that_takes_nothing_holds_up_the_others_for_seconds_and_once() {
 }
 
 #[test]
+fn little_memory_is_enough_for_large_pieces_past_the_store() {
+    let upstream = Upstream::start();
+    let digests: Vec<String> = (0..4)
+        .map(|seed| upstream.add_blob(APP, bytes(8 * MIB, seed)))
+        .collect();
+    let mirror = full_mirror(&upstream, "buffer_memory = \"1MiB\"");
+    // What piles up here comes in pieces that are larger than a window.
+    let gate = Gate::new();
+    upstream.script(blobs().get(), then().pause(2 * MIB, &gate));
+    let clients: Vec<_> = digests
+        .iter()
+        .map(|digest| mirror.ask(&blob_path(digest)).start())
+        .collect();
+    gate.wait_for(4);
+    gate.open();
+    for (seed, answer) in (0..).zip(end_all(clients)) {
+        assert!(answer.body == bytes(8 * MIB, seed), "other bytes for {seed}");
+    }
+}
+
+#[test]
 fn a_blob_that_is_too_large_for_the_store_does_not_bound_the_others() {
     let upstream = Upstream::start();
     let large = upstream.add_blob(APP, bytes(1000, 1));

@@ -417,7 +417,9 @@ impl Flight<'_> {
                 writer.start(&window);
             }
             let limit = self.window.bytes();
-            let has_room = window.has_room(limit / 2, limit);
+            // Once all is there, nothing but its end is to come.
+            let is_all = fill.size_bytes() == Some(self.verifier.seen());
+            let has_room = window.has_room(limit / 2, limit) || is_all;
             let waits_for_readers = !has_room && !window.store_takes();
             self.patience
                 .note(Instant::now(), !waits_for_readers, window.is_read_up());
