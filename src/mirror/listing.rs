@@ -136,7 +136,8 @@ impl Mirror {
         }
         let find = || {
             let (inner, repository, digest) = (Arc::clone(inner), repository.clone(), digest.clone());
-            async move { inner.ask_for_referrers(&repository, &digest).await }
+            let is_known = seen.is_some();
+            async move { inner.ask_for_referrers(&repository, &digest, is_known).await }
         };
         let asking = inner
             .listings
@@ -200,11 +201,13 @@ impl Inner {
         tags.iter().map(Tag::to_string).collect()
     }
 
-    /// Asks upstream by the referrers API, and by the fallback tag where there is no such API.
+    /// Asks upstream by the referrers API, and by the fallback tag where there is no such API; `is_known`
+    /// says that there is a record of an earlier answer.
     async fn ask_for_referrers(
         &self,
         repository: &Repository,
         digest: &Digest,
+        is_known: bool,
     ) -> Result<Bytes, MirrorError> {
         let upstream = self.upstream(&repository.host)?;
         let name = &repository.name;
@@ -220,8 +223,10 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         };
-        referrers::check(&bytes).map_err(|error| MirrorError::NoManifest(error.to_string()))?;
-        self.keep_referrers(repository, digest, &bytes).await?;
+        let count = referrers::count(&bytes).map_err(|error| MirrorError::NoManifest(error.to_string()))?;
+        // Clients choose the digest: what nothing refers to is no reason for a file of its own.
+        let has_news = count > 0 || is_known;
+        self.keep_referrers(repository, digest, &bytes, has_news).await?;
         Ok(bytes)
     }
 
@@ -230,6 +235,7 @@ impl Inner {
         repository: &Repository,
         digest: &Digest,
         bytes: &Bytes,
+        has_news: bool,
     ) -> Result<(), MirrorError> {
         let of_list = Digest::of(Algorithm::Sha256, bytes);
         let verified = Verified::check(&of_list, bytes)?;
@@ -241,8 +247,12 @@ impl Inner {
             .await
         {
             Ok(()) => {
-                self.add_record(repository, &Subject::Referrers(digest.clone()), &of_list)
-                    .await
+                let subject = Subject::Referrers(digest.clone());
+                if has_news {
+                    self.add_record(repository, &subject, &of_list).await;
+                } else {
+                    self.remember_record((repository.clone(), subject), of_list);
+                }
             }
             Err(error) => self.note_store_error(&error),
         }

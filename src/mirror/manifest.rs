@@ -408,7 +408,9 @@ impl Inner {
             .run("list", &path, move || store.latest_record(&of.0, &of.1))
             .await
         {
-            Ok(stored) => stored?,
+            Ok(Some(stored)) => stored,
+            // What the store could not take is still known here.
+            Ok(None) => return in_memory,
             Err(error) => {
                 self.note_store_error(&error);
                 return in_memory;
@@ -442,6 +444,11 @@ impl Inner {
         if let Err(error) = added.await {
             self.note_store_error(&error);
         }
+        self.remember_record(of, digest);
+    }
+
+    /// Notes in memory alone what upstream has just said of a subject.
+    pub(super) fn remember_record(&self, of: (Repository, Subject), digest: Digest) {
         let seen = SeenRecord {
             record: Record::now(digest),
             seen_at: Instant::now(),

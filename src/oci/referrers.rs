@@ -19,14 +19,14 @@ pub fn empty() -> Bytes {
     )
 }
 
-/// Checks that the bytes are an index.
+/// Checks that the bytes are an index, and returns how many manifests it lists.
 ///
 /// # Errors
 /// Fails if they are not.
-pub fn check(bytes: &[u8]) -> Result<(), ReferrersError> {
+pub fn count(bytes: &[u8]) -> Result<usize, ReferrersError> {
     let index: Value = serde_json::from_slice(bytes)?;
     match index.get("manifests") {
-        Some(Value::Array(_)) => Ok(()),
+        Some(Value::Array(manifests)) => Ok(manifests.len()),
         Some(_) | None => Err(ReferrersError::Shapeless),
     }
 }
@@ -57,9 +57,10 @@ mod tests {
             filtered,
             serde_json::json!({"schemaVersion": 2, "manifests": [{"artifactType": "a/b", "size": 1}]})
         );
-        assert!(check(&empty()).is_ok());
+        assert_eq!(count(&empty()).unwrap(), 0);
+        assert_eq!(count(index).unwrap(), 3);
         for bad in [&b"<html>"[..], b"{}", b"[]"] {
-            assert!(check(bad).is_err() && filter(bad, "a/b").is_err());
+            assert!(count(bad).is_err() && filter(bad, "a/b").is_err());
         }
     }
 }

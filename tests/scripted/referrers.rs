@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::curl::Answer;
 use crate::support::mirror::Mirror;
+use crate::support::sha256;
 use crate::support::upstream::{
     Image, OCI_INDEX, OCI_MANIFEST, Upstream, anything, bytes, descriptor, index, then,
 };
@@ -107,6 +108,20 @@ fn what_nothing_refers_to_has_an_empty_list() {
             "API: {has_api}"
         );
     }
+}
+
+#[test]
+fn what_nothing_refers_to_takes_no_room_in_the_store_and_is_asked_once() {
+    let (upstream, mirror) = start();
+    upstream.add_image(APP, "v1", &[]);
+    let made_up: Vec<String> = (0..3).map(|n| sha256(&[n])).collect();
+    for digest in made_up.iter().chain(&made_up) {
+        assert_eq!(digests(&ask(&mirror, digest, "")), Vec::<String>::new());
+    }
+    let questions = upstream.count(&anything().of(APP));
+    assert_eq!(questions, made_up.len(), "{:?}", upstream.asked());
+    let directories = mirror.store().join("tags/docker.io");
+    assert!(!directories.exists(), "{}", directories.display());
 }
 
 #[test]
