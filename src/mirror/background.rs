@@ -21,18 +21,34 @@ const MAX_WAITING: usize = 1024;
 
 /// The fills that no client has asked for yet.
 pub(super) struct Background {
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    configured: Bounds,
+    /// Of hosts that are not configured: they may send a byte a minute, and are not waited for by others.
+    strangers: Bounds,
     /// Manifests whose blobs are in the store or on their way, so that the next thousand nodes cost nothing.
     started: Cache<(Repository, Digest), ()>,
 }
 
-impl Background {
-    /// Lets `at_a_time` fills run.
-    pub(super) fn new(at_a_time: usize) -> Self {
+/// How many fills run, and how many manifests' blobs wait.
+struct Bounds {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+impl Bounds {
+    fn new(at_a_time: usize) -> Self {
         Self {
             turns: Arc::new(Semaphore::new(at_a_time.min(Semaphore::MAX_PERMITS))),
             places: Arc::new(Semaphore::new(MAX_WAITING)),
+        }
+    }
+}
+
+impl Background {
+    /// Lets `at_a_time` fills run, and as many of hosts that are not configured.
+    pub(super) fn new(at_a_time: usize) -> Self {
+        Self {
+            configured: Bounds::new(at_a_time),
+            strangers: Bounds::new(at_a_time),
             started: Cache::new(MAX_REMEMBERED),
         }
     }
@@ -50,15 +66,21 @@ impl Inner {
         if self.offline || manifest.blobs().next().is_none() || self.background.started.get(&key).is_some() {
             return;
         }
-        let Ok(place) = Arc::clone(&self.background.places).try_acquire_owned() else {
+        let bounds = if self.upstreams.is_configured(&repository.host) {
+            &self.background.configured
+        } else {
+            &self.background.strangers
+        };
+        let Ok(place) = Arc::clone(&bounds.places).try_acquire_owned() else {
             return;
         };
+        let turns = Arc::clone(&bounds.turns);
         self.background.started.insert(key.clone(), ());
         let (inner, blobs) = (Arc::clone(self), manifest.blobs().cloned().collect::<Vec<_>>());
         tokio::spawn(async move {
             // One after the other, so that they start in the order in which a client will ask for them.
             for blob in blobs {
-                let Ok(turn) = Arc::clone(&inner.background.turns).acquire_owned().await else {
+                let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
                     break;
                 };
                 let (inner, key) = (Arc::clone(&inner), key.clone());

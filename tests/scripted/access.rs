@@ -10,7 +10,7 @@ use crate::support::proxy::Proxy;
 use crate::support::store::has_blob;
 use crate::support::tls::Authority;
 use crate::support::upstream::{
-    Image, OCI_INDEX, OCI_MANIFEST, Upstream, blob, bytes, descriptor, index, then,
+    Image, OCI_INDEX, OCI_MANIFEST, Upstream, blob, blobs, bytes, descriptor, index, then,
 };
 
 use super::credentials::htpasswd;
@@ -373,4 +373,25 @@ fn nobody_waits_for_a_host_that_is_not_configured_but_who_asked_for_it() {
     assert_eq!(upstream.blob_gets(&digest), 1);
     gate.open();
     assert!(victim.end().is_err(), "its bytes were wrong");
+}
+
+#[test]
+fn images_of_a_host_that_is_not_configured_hold_up_no_others_in_the_background() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let upstream = Upstream::start();
+    let image = upstream.add_image(APP, "v1", &[bytes(1000, 1)]);
+    let options = Options::new(upstream.address()).keys("background_fills = 1");
+    let (stranger, options) = with_stranger(directory.path(), options);
+    stranger.add_image("x/y", "v1", &[bytes(1000, 2)]);
+    let gate = Gate::new();
+    stranger.script(blobs(), then().hold(&gate));
+    let mirror = Mirror::start(&options);
+    let slow = mirror.ask("/v2/registry.test/x/y/manifests/v1").send();
+    assert_eq!(slow.status, 200);
+    gate.wait_for(1);
+    assert_eq!(mirror.ask(&manifest_path("v1")).send().status, 200);
+    wait_until("the layer to be published", SOON, || {
+        has_blob(mirror.store(), &image.layers[0]).then_some(())
+    });
+    gate.open();
 }
