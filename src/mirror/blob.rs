@@ -252,6 +252,8 @@ impl Inner {
             },
             _ => 0,
         };
+        // Before it is asked what the window holds: it keeps what a reader who is there needs.
+        tail.set_range(start, None);
         // What is only in the staged file cannot be counted on while the store fails.
         let can_be_read = {
             let window = tail.fill().window();
