@@ -3,7 +3,8 @@
 //! It holds which repository has which manifests and blobs, as the manifests in
 //! the store tell, and which bytes may be given as a host's. What of it cannot be read from the
 //! store again is asked upstream again; deleting the index loses nothing, and so what fails
-//! here is logged and taken for "not known".
+//! here is logged and taken for "not known". What was used last is in memory too: sled on a disk
+//! that was full once fails for as long as the process lives.
 //!
 //! | tree | key | value |
 //! |---|---|---|
@@ -13,18 +14,32 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use sled::IVec;
 
 use crate::oci::{Digest, RegistryHost, Repository};
 
 /// sled's own default would be a gigabyte.
 const CACHE_BYTES: u64 = 8 << 20;
 
+/// How many entries of each tree are in memory, at some 250 bytes.
+const MAX_IN_MEMORY: usize = 16 << 10;
+
 /// An open index. Cheap to clone.
 #[derive(Clone)]
 pub struct Index {
-    members: sled::Tree,
-    read: sled::Tree,
-    shared: sled::Tree,
+    members: Tree,
+    read: Tree,
+    shared: Tree,
+}
+
+/// One tree, and the entries of it that were used last.
+#[derive(Clone)]
+struct Tree {
+    stored: sled::Tree,
+    in_memory: Arc<Cache<Vec<u8>, IVec>>,
 }
 
 /// Why the index cannot be opened. Each text says the remedy.
@@ -59,17 +74,22 @@ impl Index {
             .cache_capacity(CACHE_BYTES)
             .open()
             .map_err(error)?;
+        let tree = |name| {
+            Ok(Tree {
+                stored: db.open_tree(name).map_err(error)?,
+                in_memory: Arc::new(Cache::new(MAX_IN_MEMORY)),
+            })
+        };
         Ok(Self {
-            members: db.open_tree("members").map_err(error)?,
-            read: db.open_tree("read").map_err(error)?,
-            shared: db.open_tree("shared").map_err(error)?,
+            members: tree("members")?,
+            read: tree("read")?,
+            shared: tree("shared")?,
         })
     }
 
     /// Returns what is known of `digest` in a repository; `None` if it is not known to be there.
     pub fn member(&self, repository: &Repository, digest: &Digest) -> Option<Member> {
-        let found = self.members.get(key(repository, digest));
-        let value = logged(found)??;
+        let value = self.members.get(key(repository, digest))?;
         Some(Member {
             size_bytes: value.as_ref().try_into().ok().map(u64::from_be_bytes),
         })
@@ -78,37 +98,58 @@ impl Index {
     /// Notes that a repository has these manifests or blobs, with their sizes in bytes where known.
     pub fn add(&self, repository: &Repository, members: &[(Digest, Option<u64>)]) {
         for (digest, size) in members {
-            let key = key(repository, digest);
-            let added = match size {
-                Some(size) => self.members.insert(key, &size.to_be_bytes()).map(drop),
+            match size {
+                Some(size) => self.members.insert(key(repository, digest), &size.to_be_bytes()),
                 // A size that is known already stays.
-                None => self
-                    .members
-                    .compare_and_swap(key, None::<&[u8]>, Some(b""))
-                    .map(drop),
-            };
-            logged(added);
+                None => self.members.insert_new(key(repository, digest)),
+            }
         }
     }
 
     /// Tells whether a manifest's members are noted.
     pub fn has_read(&self, repository: &Repository, manifest: &Digest) -> bool {
-        logged(self.read.contains_key(key(repository, manifest))).unwrap_or(false)
+        self.read.get(key(repository, manifest)).is_some()
     }
 
     /// Notes that a manifest's members are noted.
     pub fn mark_read(&self, repository: &Repository, manifest: &Digest) {
-        logged(self.read.insert(key(repository, manifest), b""));
+        self.read.insert(key(repository, manifest), b"");
     }
 
     /// Tells whether it is known that the bytes of this digest may be given as a host's.
     pub fn may_share(&self, host: &RegistryHost, digest: &Digest) -> bool {
-        logged(self.shared.contains_key(key(host, digest))).unwrap_or(false)
+        self.shared.get(key(host, digest)).is_some()
     }
 
     /// Notes that the bytes of this digest may be given as a host's.
     pub fn mark_shared(&self, host: &RegistryHost, digest: &Digest) {
-        logged(self.shared.insert(key(host, digest), b""));
+        self.shared.insert(key(host, digest), b"");
+    }
+}
+
+impl Tree {
+    fn get(&self, key: Vec<u8>) -> Option<IVec> {
+        if let Some(value) = self.in_memory.get(&key) {
+            return Some(value);
+        }
+        let value = logged(self.stored.get(&key))??;
+        self.in_memory.insert(key, value.clone());
+        Some(value)
+    }
+
+    fn insert(&self, key: Vec<u8>, value: &[u8]) {
+        logged(self.stored.insert(&key, value));
+        self.in_memory.insert(key, value.into());
+    }
+
+    /// Makes an empty entry, unless there is one.
+    fn insert_new(&self, key: Vec<u8>) {
+        if self.in_memory.get(&key).is_some() {
+            return;
+        }
+        let inserted = logged(self.stored.compare_and_swap(&key, None::<&[u8]>, Some(b"")));
+        let current = inserted.and_then(|inserted| inserted.err()?.current);
+        self.in_memory.insert(key, current.unwrap_or_default());
     }
 }
 

@@ -7,7 +7,7 @@ use crate::support::gate::Gate;
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::store::{assert_blobs_are_whole, has_blob, wait_until_nothing_is_staged};
-use crate::support::upstream::{OCI_MANIFEST, Upstream, blob, blobs, bytes, descriptor, then};
+use crate::support::upstream::{OCI_MANIFEST, Upstream, anything, blob, blobs, bytes, descriptor, then};
 
 use super::{
     APP, MIB, SOON, ask_until, assert_unavailable, blob_path, end_all, manifest_path, settle, wait_for_metric,
@@ -335,4 +335,36 @@ fn while_the_store_fails_nobody_follows_a_fill_whose_beginning_only_the_store_ha
         first.end().expect("a whole body").body == whole[3 * MIB..],
         "other bytes"
     );
+}
+
+#[test]
+fn what_is_cached_is_served_though_the_index_has_no_room() {
+    let upstream = Upstream::start();
+    let image = upstream.add_image(APP, "v1", &[bytes(1000, 1)]);
+    let digests: Vec<String> = (0..1000)
+        .map(|seed| upstream.add_blob("library/other", bytes(8, seed)))
+        .collect();
+    let options = Options::new(upstream.address()).max_file_bytes(1 << 16);
+    let mut mirror = Mirror::start(&options.table("[log]\naccess = false"));
+    for digest in &digests {
+        let path = format!("/v2/library/other/blobs/{digest}");
+        assert_eq!(mirror.ask(&path).method("HEAD").send().status, 200);
+    }
+    assert_eq!(mirror.ask(&manifest_path("v1")).send().status, 200);
+    wait_until("the layer to be published", SOON, || {
+        has_blob(mirror.store(), &image.layers[0]).then_some(())
+    });
+    upstream.script(anything(), then().hang_up());
+    for _ in 0..2 {
+        assert_eq!(
+            mirror.ask(&blob_path(&image.layers[0])).send().body,
+            bytes(1000, 1)
+        );
+        assert_eq!(
+            mirror.ask(&manifest_path(&image.digest)).send().body,
+            image.manifest
+        );
+    }
+    mirror.stop();
+    assert!(mirror.log().contains("the index fails"), "{}", mirror.log());
 }
