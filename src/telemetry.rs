@@ -37,6 +37,8 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // They would be printed to stderr, which panics where stderr takes nothing: a full disk, a closed pipe.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     match log.format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),

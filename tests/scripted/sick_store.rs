@@ -368,3 +368,16 @@ fn what_is_cached_is_served_though_the_index_has_no_room() {
     mirror.stop();
     assert!(mirror.log().contains("the index fails"), "{}", mirror.log());
 }
+
+#[test]
+fn a_log_that_takes_nothing_more_stops_nobody() {
+    let upstream = Upstream::start();
+    let digest = upstream.add_blob(APP, bytes(1000, 1));
+    let options = Options::new(upstream.address()).max_file_bytes(1 << 16);
+    let mut mirror = Mirror::start(&options);
+    for _ in 0..600 {
+        assert_eq!(mirror.ask(&blob_path(&digest)).send().body, bytes(1000, 1));
+    }
+    mirror.stop();
+    assert_eq!(mirror.log().len(), 1 << 16, "it was full");
+}
