@@ -3,11 +3,13 @@
 //! Knows nothing of OCI. Every error names the operation and the path; only
 //! ENOENT means "not there" ([`FsError::is_missing`]).
 
+mod abilities;
 mod disk;
 mod error;
 mod open;
 mod staged;
 
+pub use abilities::{Abilities, Durability};
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use open::OpenFile;

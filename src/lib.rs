@@ -16,4 +16,5 @@ pub mod oci;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod unpack;
 pub mod upstream;

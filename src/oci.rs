@@ -5,6 +5,7 @@
 //! ([`crate::store`]) or upstream ([`crate::upstream`]).
 
 pub mod accept;
+pub mod chain;
 pub mod digest;
 pub mod error_code;
 pub mod manifest;
@@ -16,6 +17,7 @@ pub mod referrers;
 pub mod verify;
 
 pub use accept::Accept;
+pub use chain::{ChainId, ChainLink, DiffId, LayerId};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error_code::ErrorCode;
 pub use manifest::Manifest;
