@@ -29,9 +29,7 @@ use std::path::Path;
 /// A value of `security.capability` (linux/capability.h, `vfs_cap_data` version 2): CAP_NET_RAW, effective.
 ///
 /// It is what `ping` has.
-pub(crate) const FILE_CAPABILITY: [u8; 20] = [
-    1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-];
+pub(crate) const FILE_CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Opens a file for reading; `None` if it does not exist.
 ///
@@ -125,7 +123,10 @@ pub fn create_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
 pub(crate) fn random_name() -> String {
     use std::hash::{BuildHasher as _, RandomState};
     // The standard library's only source of randomness: each state is seeded from the system's.
-    format!("{:016x}", RandomState::new().hash_one(std::time::SystemTime::now()))
+    format!(
+        "{:016x}",
+        RandomState::new().hash_one(std::time::SystemTime::now())
+    )
 }
 
 /// Makes a directory's entries durable, after a rename into it.

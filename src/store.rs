@@ -23,7 +23,7 @@ mod record;
 mod reference;
 mod repository;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use blob::StoredBlob;
@@ -124,11 +124,6 @@ impl Store {
     /// Returns the directory that is this process's alone, for what is tried out in the store.
     pub(crate) fn work_dir(&self) -> &Path {
         self.inner.work.path()
-    }
-
-    /// Returns the directory that holds the layers; it need not be there.
-    pub(crate) fn layers_dir(root: &Path) -> PathBuf {
-        Layout::new(root).layers()
     }
 
     /// Returns the store's directory.

@@ -74,7 +74,9 @@ impl Abilities {
     /// Says why no layer can be extracted here, if so: containers would be wrong, or nothing could be published.
     pub fn refusal(&self) -> Option<&'static str> {
         if !self.whiteouts {
-            return Some("character devices 0:0 cannot be made, so files that an image deletes would reappear");
+            return Some(
+                "character devices 0:0 cannot be made, so files that an image deletes would reappear",
+            );
         }
         if !self.directory_rename {
             return Some("directories cannot be renamed safely, so a layer could not be published whole");

@@ -50,8 +50,20 @@ impl Kind {
     /// Returns where such a file system keeps its files.
     pub fn place(&self) -> Place {
         match self.0.as_str() {
-            "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "zfs" | "f2fs" | "bcachefs" | "tmpfs" | "ramfs"
-            | "overlay" | "fuseblk" | "fuse.bindfs" | "fuse.fuse-overlayfs" => Place::Local,
+            "ext2"
+            | "ext3"
+            | "ext4"
+            | "xfs"
+            | "btrfs"
+            | "zfs"
+            | "f2fs"
+            | "bcachefs"
+            | "tmpfs"
+            | "ramfs"
+            | "overlay"
+            | "fuseblk"
+            | "fuse.bindfs"
+            | "fuse.fuse-overlayfs" => Place::Local,
             "nfs" | "nfs4" | "ceph" | "lustre" | "gpfs" | "beegfs" | "orangefs" | "afs" | "cifs" | "smb3"
             | "gfs2" | "ocfs2" => Place::Network,
             name if is_fuse(name) => Place::Network,
@@ -97,9 +109,7 @@ impl Mount {
     pub fn of(path: &Path) -> Result<Self, FsError> {
         let found = statvfs(path).map_err(|errno| FsError::new("stat file system of", path, errno.into()))?;
         let (kind, point) = kind_and_point(path)?;
-        let StatVfs {
-            f_frsize: block, ..
-        } = found;
+        let StatVfs { f_frsize: block, .. } = found;
         Ok(Self {
             kind,
             point,

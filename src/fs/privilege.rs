@@ -30,7 +30,6 @@ pub fn missing_privileges() -> Vec<&'static str> {
 
 /// Tells whether all ids are the host's own; without /proc, as before user namespaces, they are.
 fn is_initial_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").map_or(true, |map| {
-        map.split_whitespace().eq(["0", "0", "4294967295"])
-    })
+    std::fs::read_to_string("/proc/self/uid_map")
+        .map_or(true, |map| map.split_whitespace().eq(["0", "0", "4294967295"]))
 }

@@ -113,10 +113,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = probe(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        assert!(found.directory_rename && found.exclusive_mkdir && found.fsync, "{found:?}");
+        assert!(
+            found.directory_rename && found.exclusive_mkdir && found.fsync,
+            "{found:?}"
+        );
         assert_eq!(found.hard_link_limit, None);
         if missing_privileges().is_empty() {
-            assert!(found.whiteouts && found.ownership && found.special_modes, "{found:?}");
+            assert!(
+                found.whiteouts && found.ownership && found.special_modes,
+                "{found:?}"
+            );
         }
     }
 

@@ -170,7 +170,10 @@ fn complete(layout: &Layout, found: &Abilities) -> Result<Abilities, OpenStoreEr
     let abilities = parse(&file.facts, &path)?;
     if let Err(error) = replace(&path, &file) {
         let error = error.full_text();
-        tracing::warn!(error, "cannot record what the file system can do; probed again next time");
+        tracing::warn!(
+            error,
+            "cannot record what the file system can do; probed again next time"
+        );
     }
     Ok(abilities)
 }
@@ -193,7 +196,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
         match std::fs::read(path) {
             Ok(text) => return Ok(Some(text)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == std::io::ErrorKind::StaleNetworkFileHandle && attempts.next().is_some() => {}
+            Err(error)
+                if error.kind() == std::io::ErrorKind::StaleNetworkFileHandle
+                    && attempts.next().is_some() => {}
             Err(source) => return Err(FsError::new("read", path, source)),
         }
     }

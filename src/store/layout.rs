@@ -30,11 +30,6 @@ impl Layout {
         self.root.join("reference")
     }
 
-    /// What an unprivileged user must not reach.
-    pub(super) fn layers(&self) -> PathBuf {
-        self.root.join("layers")
-    }
-
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root

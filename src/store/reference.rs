@@ -54,7 +54,10 @@ pub(super) fn make(path: &Path, staged: &Path, abilities: &Abilities) -> Result<
 
 fn is_taken(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty)
+    matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty
+    )
 }
 
 fn fill(staged: &Path, abilities: &Abilities) -> Result<(), FsError> {
@@ -105,7 +108,10 @@ pub(super) fn examine(path: &Path, abilities: &Abilities) -> Result<Reference, F
     stat(".")?;
     Ok(Reference {
         whiteout: abilities.whiteouts.then(has_whiteout).transpose()?,
-        trusted_xattr: abilities.trusted_xattrs.then(|| shows(path, OPAQUE)).transpose()?,
+        trusted_xattr: abilities
+            .trusted_xattrs
+            .then(|| shows(path, OPAQUE))
+            .transpose()?,
         user_xattr: abilities.user_xattrs.then(|| shows(path, USER)).transpose()?,
         capability: abilities.capabilities.then(|| shows(path, CAPABLE)).transpose()?,
         special_mode: abilities.special_modes.then(has_mode).transpose()?,

@@ -79,5 +79,8 @@ fn keeps_time(dir: &Path, name: &str, tv_sec: i64, tv_nsec: i64) -> Result<Optio
         return Ok(None);
     }
     let found = lstat(&path)?;
-    Ok(Some((found.st_mtime, i64::try_from(found.st_mtime_nsec).unwrap_or(0))))
+    Ok(Some((
+        found.st_mtime,
+        i64::try_from(found.st_mtime_nsec).unwrap_or(0),
+    )))
 }

@@ -54,9 +54,16 @@ fn a_store_that_an_unprivileged_process_made_gets_its_facts_later() {
     let layout = Layout::new(dir.path());
     assert_eq!(open_or_make(&layout, || None).unwrap(), None);
     let id = content(&layout)["store_id"].clone();
-    assert_eq!(open_or_make(&layout, || Some(capable())).unwrap(), Some(capable()));
+    assert_eq!(
+        open_or_make(&layout, || Some(capable())).unwrap(),
+        Some(capable())
+    );
     assert_eq!(content(&layout)["store_id"], id);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a file beside it");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "a file beside it"
+    );
 }
 
 #[test]
@@ -67,7 +74,8 @@ fn every_fact_that_an_operator_changes_is_believed() {
             ("durability", _) => Value::from("syncfs"),
             _ => Value::from(9),
         };
-        let text = serde_json::json!({"format": 1, "store_id": "x", "file_system": {&key: &other}, "more": [1]});
+        let text =
+            serde_json::json!({"format": 1, "store_id": "x", "file_system": {&key: &other}, "more": [1]});
         let (_dir, layout) = store_with(&text.to_string());
         let found = open_or_make(&layout, || Some(capable())).unwrap().unwrap();
         let mut expected = facts_of(&capable());
@@ -86,12 +94,21 @@ fn a_value_that_makes_no_sense_names_file_key_and_remedy() {
         ("hard_link_limit", "0", "a file has at least 1 name"),
         ("durability", "\"never\"", "unknown variant"),
     ] {
-        let (_dir, layout) =
-            store_with(&format!("{{\"format\":1,\"store_id\":\"x\",\"file_system\":{{\"{key}\":{value}}}}}"));
-        let error = open_or_make(&layout, || panic!("probed")).unwrap_err().to_string();
+        let (_dir, layout) = store_with(&format!(
+            "{{\"format\":1,\"store_id\":\"x\",\"file_system\":{{\"{key}\":{value}}}}}"
+        ));
+        let error = open_or_make(&layout, || panic!("probed"))
+            .unwrap_err()
+            .to_string();
         let file = layout.format_file();
-        assert!(error.starts_with(&format!("{}: file_system.{key}: ", file.display())), "{error}");
-        assert!(error.contains(why) && error.ends_with("probes the file system again"), "{error}");
+        assert!(
+            error.starts_with(&format!("{}: file_system.{key}: ", file.display())),
+            "{error}"
+        );
+        assert!(
+            error.contains(why) && error.ends_with("probes the file system again"),
+            "{error}"
+        );
     }
 }
 
@@ -116,7 +133,11 @@ fn mirrors_that_start_together_end_with_one_whole_file() {
         });
         let whole = FormatFile::read(&layout).unwrap().unwrap();
         assert_eq!(whole.abilities(&layout.format_file()).unwrap(), Some(capable()));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a file beside it");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "a file beside it"
+        );
         assert_eq!(capable().durability, Durability::Fsync);
     }
 }
