@@ -98,6 +98,13 @@ fn marks(seen: &Reference, kind: &Kind) -> Vec<Check> {
             Need::UserXattrs,
         ),
         (
+            "ACLs",
+            seen.acl,
+            "are shown, and so kept to",
+            "POSIX ACLs are not shown, and so not kept to: groups may get more than they should",
+            Need::Acls,
+        ),
+        (
             "special modes",
             seen.special_mode,
             "setuid and setgid are shown",
@@ -131,6 +138,7 @@ mod tests {
             trusted_xattr: Some(true),
             user_xattr: None,
             capability: Some(false),
+            acl: Some(true),
             special_mode: Some(true),
         };
         let checks = marks(&seen, &Kind::new("fuse.glusterfs"));
