@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 pub use report::{Check, Report, Status};
 
+use rustix::fs::StatVfsMountFlags;
+
 use crate::fs::{Abilities, FsError, Mount, missing_privileges, probe};
 use crate::store::{OpenStoreError, Store};
 
@@ -29,6 +31,8 @@ pub enum DoctorError {
     Fs(#[from] FsError),
     #[error("{} is not a directory; name the store's, or an existing one where it could be", path.display())]
     NoDirectory { path: PathBuf },
+    #[error("{} is mounted read-only here; run this where a mirror writes, or check this mount with --node", path.display())]
+    ReadOnly { path: PathBuf },
     #[error("no store at {}: wharf.json is not there; mount the file system, or name the store's directory in it", path.display())]
     NoStore { path: PathBuf },
     #[error("{} and {} do not show the same file system; name the same directory in both mounts", here.display(), other.display())]
@@ -49,18 +53,27 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
             path: root.to_owned(),
         });
     }
+    let mount = Mount::of(root)?;
+    if mount.flags.contains(StatVfsMountFlags::RDONLY) {
+        return Err(DoctorError::ReadOnly {
+            path: root.to_owned(),
+        });
+    }
     let store = Store::is_at(root)?.then(|| Store::open(root)).transpose()?;
     let scratch = store.as_ref().map_or(root, Store::work_dir);
-    let mount = Mount::of(root)?;
     let mut report = Report::new(root, &mount);
     report.checks.push(mount::place(&mount));
     report.checks.extend(mount::room(&mount));
     report.checks.push(reach::check(root, &mount)?);
     let missing = missing_privileges();
     if missing.is_empty() {
-        let found = probe(scratch)?;
-        report.checks.extend(abilities::checks(&found, &mount.kind));
-        report.found = Some(found);
+        match probe(scratch) {
+            Ok(found) => {
+                report.checks.extend(abilities::checks(&found, &mount.kind));
+                report.found = Some(found);
+            }
+            Err(error) => report.checks.push(failed(&error)),
+        }
     } else {
         report.checks.push(unprivileged(&missing));
     }
@@ -79,6 +92,12 @@ fn unprivileged(missing: &[&str]) -> Check {
     Check::problem("privileges", format!("not there: {}", missing.join(", ")))
         .instead("started like this, wharf serves blobs and extracts no layer; nothing was probed")
         .remedy("run this as root, and the mirrors that shall extract layers too")
+}
+
+fn failed(error: &FsError) -> Check {
+    Check::problem("probe", error.full_text())
+        .instead("goes by wharf.json; without facts there it extracts no layer")
+        .remedy("mend the file system or make room, then run this again")
 }
 
 /// Says where wharf.json, by which wharf goes, is not as the file system is.

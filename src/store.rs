@@ -169,3 +169,32 @@ fn probed(layout: &Layout, work: &WorkDir) -> Option<Abilities> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_that_make_a_store_together_go_by_the_same_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let barrier = std::sync::Barrier::new(4);
+        let open = || {
+            barrier.wait();
+            Store::open(&root).unwrap()
+        };
+        let stores: Vec<Store> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        let seen = Store::look(&root).unwrap().unwrap();
+        for store in &stores {
+            assert_eq!(store.abilities().as_deref(), seen.abilities.as_ref());
+        }
+        assert_eq!(seen.abilities.is_some(), missing_privileges().is_empty());
+        assert_eq!(seen.reference.is_some(), seen.abilities.is_some());
+        drop(stores);
+        let left = std::fs::read_dir(root.join("staging/work")).unwrap().count();
+        assert_eq!(left, 0, "what the losers made");
+    }
+}

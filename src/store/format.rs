@@ -10,6 +10,7 @@
 //! The facts are probed once: by who makes the store, or by the first with the privileges that opens one that
 //! misses some. An operator may change them, and is believed. The file is only ever replaced as a whole.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -220,11 +221,25 @@ fn make(path: &Path, file: &FormatFile) -> Result<(), FsError> {
 /// Puts another version of the file in its place.
 fn replace(path: &Path, file: &FormatFile) -> Result<(), FsError> {
     let own = write_beside(path, file)?;
-    std::fs::rename(&own, path).map_err(|source| {
+    let replaced = give_to_owner_of(path, &own)
+        .and_then(|()| std::fs::rename(&own, path).map_err(|source| FsError::new("rename", path, source)));
+    if replaced.is_err() {
         // It may be there no more, if the rename was done and only its answer got lost.
         let _ = fs::remove(&own);
-        FsError::new("rename", path, source)
-    })
+    }
+    replaced
+}
+
+/// Lets those who could read the old file read the new one: root completes what another user's mirror made.
+fn give_to_owner_of(old: &Path, new: &Path) -> Result<(), FsError> {
+    let stat = |path: &Path| std::fs::metadata(path).map_err(|source| FsError::new("stat", path, source));
+    let (before, after) = (stat(old)?, stat(new)?);
+    if (before.uid(), before.gid()) != (after.uid(), after.gid()) {
+        std::os::unix::fs::chown(new, Some(before.uid()), Some(before.gid()))
+            .map_err(|source| FsError::new("change owner of", new, source))?;
+    }
+    std::fs::set_permissions(new, before.permissions())
+        .map_err(|source| FsError::new("change mode of", new, source))
 }
 
 fn write_beside(path: &Path, file: &FormatFile) -> Result<PathBuf, FsError> {

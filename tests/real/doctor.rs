@@ -1,13 +1,13 @@
 //! `wharf doctor` as root, on file systems that differ.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::clients::{Bindfs, Tmpfs};
-use crate::support::doctor::Diagnosis;
+use crate::support::doctor::{Diagnosis, doctor};
 use crate::support::mirror::{Mirror, Options, WHARF};
 use crate::support::process::{bound_command, free_address, shell};
 
@@ -132,6 +132,18 @@ fn a_file_system_that_renames_nothing_is_refused() {
 }
 
 #[test]
+fn a_full_file_system_is_reported_with_its_room() {
+    let tmpfs = Tmpfs::mount(1 << 20);
+    let store = tmpfs.path().join("store");
+    make_store(&store);
+    shell(&format!("cat /dev/zero >{}/ballast || true", store.display()));
+    let diagnosis = Diagnosis::of_store(&store);
+    diagnosis.assert_status("space", "problem");
+    diagnosis.assert_status("probe", "problem");
+    assert_eq!(diagnosis.report["recorded"], facts(&store));
+}
+
+#[test]
 fn an_unprivileged_process_records_nothing_and_the_next_root_does() {
     let tmpfs = Tmpfs::mount(16 << 20);
     let store = tmpfs.path().join("store");
@@ -148,8 +160,11 @@ fn an_unprivileged_process_records_nothing_and_the_next_root_does() {
         let found = diagnosis.check("privileges")["found"].as_str().expect("text");
         assert!(found.contains(names), "{found}");
     }
-    std::fs::write(store.join("wharf.json"), "{\"format\":1,\"store_id\":\"old\"}").expect("write");
+    let file = store.join("wharf.json");
+    std::fs::write(&file, "{\"format\":1,\"store_id\":\"old\"}").expect("write");
+    std::os::unix::fs::chown(&file, Some(4321), Some(4321)).expect("chown");
     make_store(&store);
+    assert_eq!(std::fs::metadata(&file).expect("stat").uid(), 4321);
     assert_eq!(facts(&store)["whiteouts"], true);
     assert!(store.join("reference/whiteout").symlink_metadata().is_ok());
     assert!(
@@ -179,6 +194,10 @@ fn a_nodes_mount_is_checked_by_what_it_shows() {
     }
     let found = diagnosis.check("mount options")["found"].as_str().expect("text");
     assert!(found.starts_with("nosuid,nodev,noexec: "), "{found}");
+
+    let ended = doctor(&[plain.path()]);
+    assert_eq!(ended.code(), 1);
+    assert!(ended.stderr.contains("check this mount with --node"), "{ended:?}");
 
     let without = Bindfs::over(&store, &["--xattr-none"]);
     let diagnosis = Diagnosis::of_node(without.path());
