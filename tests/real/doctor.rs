@@ -209,6 +209,34 @@ fn a_nodes_mount_is_checked_by_what_it_shows() {
 }
 
 #[test]
+fn containers_on_overlayfs_do_not_feel_the_options_of_the_store() {
+    let tmpfs = Tmpfs::mount(16 << 20);
+    let (lower, merged) = (
+        tmpfs.path().join("lower"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    std::fs::create_dir(&lower).expect("a directory");
+    shell(&format!(
+        "cd {}; cp /usr/bin/id id; chmod 4755 id; mknod null c 1 3; chmod 666 null",
+        lower.display()
+    ));
+    let bound = Bound::mount(&lower, "ro,nosuid,nodev,noexec");
+    let (empty, to) = (tmpfs.path().join("empty"), merged.path().display());
+    std::fs::create_dir(&empty).expect("a directory");
+    shell(&format!(
+        "mount -t overlay -o lowerdir={}:{} overlay {to}",
+        bound.path().display(),
+        empty.display()
+    ));
+    let merged = Bound(merged);
+    let said = shell(&format!(
+        "cd {}; setpriv --reuid 1000 --regid 1000 --clear-groups sh -c './id -u; echo x >null && echo written'",
+        merged.path().display()
+    ));
+    assert_eq!(said, "0\nwritten\n");
+}
+
+#[test]
 fn layers_that_others_reach_are_safe_only_without_setuid_and_devices() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = directory.path().join("store");
