@@ -6,19 +6,43 @@
 mod abilities;
 mod disk;
 mod error;
+mod kind;
 mod open;
+mod privilege;
+mod probe;
 mod staged;
 
 pub use abilities::{Abilities, Durability};
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
+pub use kind::{Kind, Mount, Place};
 pub use open::OpenFile;
+pub use privilege::missing_privileges;
+pub use probe::probe;
 pub use staged::StagedFile;
 
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+
+/// A value of `security.capability` (linux/capability.h, `vfs_cap_data` version 2): CAP_NET_RAW, effective.
+///
+/// It is what `ping` has.
+pub(crate) const FILE_CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A value of `system.posix_acl_access` (linux/posix_acl_xattr.h, version 2): tag, permissions and id of each entry.
+///
+/// Its second entry names a user, or a file system could turn it into the mode.
+#[rustfmt::skip]
+pub(crate) const ACCESS_ACL: [u8; 44] = [
+    2, 0, 0, 0,
+    0x01, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
+    0x02, 0, 4, 0, 0xe8, 0x03, 0x00, 0x00,
+    0x04, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
+    0x10, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
+    0x20, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
+];
 
 /// Opens a file for reading; `None` if it does not exist.
 ///
@@ -106,6 +130,16 @@ pub fn create_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
         file.sync_all().map_err(error("sync"))?;
     }
     Ok(())
+}
+
+/// Makes a name that no other process makes: 64 random bits in hex.
+pub(crate) fn random_name() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library's only source of randomness: each state is seeded from the system's.
+    format!(
+        "{:016x}",
+        RandomState::new().hash_one(std::time::SystemTime::now())
+    )
 }
 
 /// Makes a directory's entries durable, after a rename into it.
