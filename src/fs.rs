@@ -8,12 +8,14 @@ mod disk;
 mod error;
 mod open;
 mod staged;
+mod tree;
 
 pub use abilities::{Abilities, Durability};
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use open::OpenFile;
 pub use staged::StagedFile;
+pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
 use std::io::Write as _;
@@ -39,6 +41,17 @@ pub fn stat(path: &Path) -> Result<Option<u64>, FsError> {
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.len())),
         Err(source) => missing_as_none(FsError::new("stat", path, source)),
+    }
+}
+
+/// Reads a small file whole; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(source) => missing_as_none(FsError::new("read", path, source)),
     }
 }
 
@@ -78,6 +91,14 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 /// Any errno.
 pub fn make_dirs(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(|source| FsError::new("make directory", path, source))
+}
+
+/// Makes a directory whose name must be free, and whose parent must be there.
+///
+/// # Errors
+/// Any errno; EEXIST ([`FsErrorKind::Exists`]) if the name is taken.
+pub fn make_new_dir(path: &Path) -> Result<(), FsError> {
+    std::fs::create_dir(path).map_err(|source| FsError::new("make directory", path, source))
 }
 
 /// Makes a directory that is its owner's alone, and its parents; one that exists stays as it is.

@@ -8,6 +8,9 @@
 //!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
 //!   tags/<host>/<repository>/_manifests/<digest>         an empty mark: this manifest was fetched from there
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
+//!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
+//!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
+//!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
@@ -15,7 +18,9 @@
 //! [`crate::fs::Disk`]. Leaves to others: whom to ask for what is not there (`crate::mirror`).
 
 mod blob;
+mod chain;
 mod format;
+mod layer;
 mod layout;
 mod owner;
 mod record;
@@ -25,7 +30,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use blob::StoredBlob;
+pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
+pub use layer::StagedLayer;
 pub use record::{Record, Subject};
 
 use crate::fs::FsError;
@@ -40,7 +47,8 @@ pub struct Store {
 
 struct StoreInner {
     layout: Layout,
-    work: WorkDir,
+    /// `None` of a store that is only read.
+    work: Option<WorkDir>,
 }
 
 impl Store {
@@ -52,9 +60,21 @@ impl Store {
         let layout = Layout::new(root);
         format::open_or_make(&layout)?;
         owner::clear_dead(&layout);
-        let work = WorkDir::make(&layout)?;
+        let work = Some(WorkDir::open(&layout)?);
         Ok(Self {
             inner: Arc::new(StoreInner { layout, work }),
+        })
+    }
+
+    /// Opens the store at `root` to read it: nothing is made, nothing cleared, and what would write fails.
+    ///
+    /// # Errors
+    /// Fails if it is not there, or has another format.
+    pub fn open_read_only(root: &Path) -> Result<Self, OpenStoreError> {
+        let layout = Layout::new(root);
+        format::check(&layout)?;
+        Ok(Self {
+            inner: Arc::new(StoreInner { layout, work: None }),
         })
     }
 
@@ -73,6 +93,17 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
         }
+    }
+
+    fn work(&self) -> Result<&WorkDir, FsError> {
+        let read_only = || {
+            FsError::new(
+                "write",
+                self.root(),
+                std::io::ErrorKind::ReadOnlyFilesystem.into(),
+            )
+        };
+        self.inner.work.as_ref().ok_or_else(read_only)
     }
 
     fn layout(&self) -> &Layout {

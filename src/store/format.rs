@@ -16,6 +16,10 @@ const FORMAT_VERSION: u32 = 1;
 pub enum OpenStoreError {
     #[error("store {} cannot be written; give wharf a directory that its user may write (--store DIR)", path.display())]
     Unwritable { path: PathBuf, source: FsError },
+    #[error("there is no store at {}; name the directory of one (--store DIR)", path.display())]
+    Missing { path: PathBuf },
+    #[error("store {} cannot be read; give wharf a directory that its user may read (--store DIR)", path.display())]
+    Unreadable { path: PathBuf, source: FsError },
     #[error("{} is not wharf's; give wharf an empty directory (--store DIR), or restore the file", path.display())]
     Foreign {
         path: PathBuf,
@@ -44,14 +48,25 @@ pub(super) fn open_or_make(layout: &Layout) -> Result<(), OpenStoreError> {
     if fs::stat(&path).map_err(unwritable)?.is_none() {
         make(&path).map_err(unwritable)?;
     }
-    let text = std::fs::read(&path).map_err(|source| unwritable(FsError::new("read", &path, source)))?;
+    check(layout)
+}
+
+/// Checks the format of a store that is there.
+pub(super) fn check(layout: &Layout) -> Result<(), OpenStoreError> {
+    let path = layout.format_file();
+    let root = || layout.root().to_owned();
+    let text = match fs::read(&path) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Err(OpenStoreError::Missing { path: root() }),
+        Err(source) => return Err(OpenStoreError::Unreadable { path: root(), source }),
+    };
     let found: FormatFile = serde_json::from_slice(&text).map_err(|source| OpenStoreError::Foreign {
         path: path.clone(),
         source,
     })?;
     if found.format != FORMAT_VERSION {
         return Err(OpenStoreError::Version {
-            path: layout.root().to_owned(),
+            path: root(),
             found: found.format,
         });
     }
