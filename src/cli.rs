@@ -3,7 +3,10 @@
 //! A wrong argument ends the process with exit code 2, as clap does; every
 //! other failure comes back from [`run`] for `main` to print.
 
+mod doctor;
 mod serve;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -19,15 +22,18 @@ struct Arguments {
 enum Command {
     /// Mirror registries: serve the pull half of the OCI distribution API.
     Serve(serve::ServeArguments),
+    /// Tell what a store's file system can keep, and what to change on it.
+    Doctor(doctor::DoctorArguments),
 }
 
-/// Parses the process's arguments and environment, and runs the subcommand that they name.
+/// Parses the process's arguments and environment, runs the subcommand that they name, and returns its exit code.
 ///
 /// # Errors
 /// Fails as the subcommand does. A wrong argument, `--help` and `--version` end the process here.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Serve(arguments) => serve::run(arguments),
+        Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }
 
@@ -63,7 +69,9 @@ mod tests {
             ("--offline=no", false),
         ] {
             let parsed = Arguments::try_parse_from(["wharf", "serve", argument]).unwrap();
-            let Command::Serve(serve) = parsed.command;
+            let Command::Serve(serve) = parsed.command else {
+                panic!("another command");
+            };
             assert_eq!(serve.overrides().offline, Some(expected), "{argument}");
         }
     }

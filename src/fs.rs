@@ -6,14 +6,20 @@
 mod abilities;
 mod disk;
 mod error;
+mod kind;
 mod open;
+mod privilege;
+mod probe;
 mod staged;
 mod tree;
 
 pub use abilities::{Abilities, Durability};
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
+pub use kind::{Kind, Mount, Place};
 pub use open::OpenFile;
+pub use privilege::missing_privileges;
+pub use probe::probe;
 pub use staged::StagedFile;
 pub use tree::{Published, publish_dir, remove_tree};
 
@@ -21,6 +27,11 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+
+/// A value of `security.capability` (linux/capability.h, `vfs_cap_data` version 2): CAP_NET_RAW, effective.
+///
+/// It is what `ping` has.
+pub(crate) const FILE_CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Opens a file for reading; `None` if it does not exist.
 ///
@@ -127,6 +138,16 @@ pub fn create_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
         file.sync_all().map_err(error("sync"))?;
     }
     Ok(())
+}
+
+/// Makes a name that no other process makes: 64 random bits in hex.
+pub(crate) fn random_name() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    // The standard library's only source of randomness: each state is seeded from the system's.
+    format!(
+        "{:016x}",
+        RandomState::new().hash_one(std::time::SystemTime::now())
+    )
 }
 
 /// Makes a directory's entries durable, after a rename into it.

@@ -3,10 +3,11 @@
 //!
 //! The modules in reading order: [`oci`] (the vocabulary), [`fs`], [`store`], [`index`],
 //! [`upstream`], [`flight`], [`mirror`] (the core, which joins them), [`http`] (its edge),
-//! [`server`] (which wires them all), [`config`], [`cli`], [`telemetry`].
+//! [`server`] (which wires them all), [`doctor`], [`config`], [`cli`], [`telemetry`].
 
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod flight;
 pub mod fs;
 pub mod http;

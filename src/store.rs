@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! <store>/
-//!   wharf.json                                   format version and store id
+//!   wharf.json                                   format version, store id, what the file system can keep
+//!   reference/                                   a file of each kind, for nodes to see whether they see it
 //!   blobs/<algorithm>/<xx>/<hex>                 verified bytes as upstream served them
 //!   tags/<host>/<repository>/_tags/<tag>/<record>        which digest a tag had when it was asked
 //!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
@@ -24,6 +25,7 @@ mod layer;
 mod layout;
 mod owner;
 mod record;
+mod reference;
 mod repository;
 
 use std::path::Path;
@@ -34,8 +36,10 @@ pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
 pub use layer::StagedLayer;
 pub use record::{Record, Subject};
+pub use reference::Reference;
 
-use crate::fs::FsError;
+use crate::fs::{Abilities, FsError, missing_privileges, probe};
+use format::FormatFile;
 use layout::Layout;
 use owner::WorkDir;
 
@@ -49,20 +53,42 @@ struct StoreInner {
     layout: Layout,
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
+    abilities: Option<Arc<Abilities>>,
+}
+
+/// What a node's mount, which may be read-only, shows of a store.
+#[derive(Clone, Debug)]
+pub struct SeenStore {
+    /// The store's id.
+    pub id: String,
+    /// What the store's file system can keep; `None` as long as nobody could find out.
+    pub abilities: Option<Abilities>,
+    /// What arrives of the marks of layers, if that is known.
+    pub reference: Option<Reference>,
 }
 
 impl Store {
     /// Opens the store at `root`, makes it if it is not there, and clears what dead processes of this host left.
     ///
+    /// Probes the file system if the store does not say what it can do, and this process has the privileges.
+    ///
     /// # Errors
-    /// Fails if the directory cannot be made or written, or has another format.
+    /// Fails if the directory cannot be made or written, has another format, or facts that make no sense.
     pub fn open(root: &Path) -> Result<Self, OpenStoreError> {
         let layout = Layout::new(root);
-        format::open_or_make(&layout)?;
+        format::make_root(&layout)?;
+        // What another version made is left alone.
+        FormatFile::read(&layout)?;
         owner::clear_dead(&layout);
-        let work = Some(WorkDir::open(&layout)?);
+        let work = WorkDir::open(&layout)?;
+        let abilities = format::open_or_make(&layout, || probed(&layout, &work))?.map(Arc::new);
+        let work = Some(work);
         Ok(Self {
-            inner: Arc::new(StoreInner { layout, work }),
+            inner: Arc::new(StoreInner {
+                layout,
+                work,
+                abilities,
+            }),
         })
     }
 
@@ -72,10 +98,64 @@ impl Store {
     /// Fails if it is not there, or has another format.
     pub fn open_read_only(root: &Path) -> Result<Self, OpenStoreError> {
         let layout = Layout::new(root);
-        format::check(&layout)?;
+        let missing = || OpenStoreError::Missing {
+            path: root.to_owned(),
+        };
+        let file = FormatFile::read(&layout)?.ok_or_else(missing)?;
+        let abilities = file.abilities(&layout.format_file())?.map(Arc::new);
         Ok(Self {
-            inner: Arc::new(StoreInner { layout, work: None }),
+            inner: Arc::new(StoreInner {
+                layout,
+                work: None,
+                abilities,
+            }),
         })
+    }
+
+    /// Tells whether there is a store at `root`, without making one.
+    ///
+    /// # Errors
+    /// Fails if there is something else, or a store of another format.
+    pub fn is_at(root: &Path) -> Result<bool, OpenStoreError> {
+        Ok(FormatFile::read(&Layout::new(root))?.is_some())
+    }
+
+    /// Looks at a store without writing to it, as a node does; `None` if there is none.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be read, has another format, or facts that make no sense.
+    pub fn look(root: &Path) -> Result<Option<SeenStore>, OpenStoreError> {
+        let layout = Layout::new(root);
+        let Some(file) = FormatFile::read(&layout)? else {
+            return Ok(None);
+        };
+        let abilities = file.abilities(&layout.format_file())?;
+        let examine = |abilities| reference::examine(&layout.reference(), abilities);
+        let reference = match abilities.as_ref().map(examine).transpose() {
+            Err(error) if error.is_missing() => None,
+            seen => seen.map_err(|source| OpenStoreError::Unreadable {
+                path: root.to_owned(),
+                source,
+            })?,
+        };
+        Ok(Some(SeenStore {
+            id: file.store_id().to_owned(),
+            abilities,
+            reference,
+        }))
+    }
+
+    /// Returns what the store's file system can keep and do; `None` if nobody with the privileges has probed it.
+    pub fn abilities(&self) -> Option<Arc<Abilities>> {
+        self.inner.abilities.clone()
+    }
+
+    /// Returns the directory that is this process's alone, for what is tried out in the store.
+    ///
+    /// # Errors
+    /// Fails if the store is open to be read only.
+    pub(crate) fn work_dir(&self) -> Result<&Path, FsError> {
+        Ok(self.work()?.path())
     }
 
     /// Returns the store's directory.
@@ -108,5 +188,27 @@ impl Store {
 
     fn layout(&self) -> &Layout {
         &self.inner.layout
+    }
+}
+
+/// Probes a store's file system and leaves the reference; `None`, and why in the log, if that is not possible.
+fn probed(layout: &Layout, work: &WorkDir) -> Option<Abilities> {
+    let missing = missing_privileges();
+    if !missing.is_empty() {
+        tracing::info!(
+            missing = missing.join(", "),
+            "what the store's file system can do is not known: probing it needs privileges"
+        );
+        return None;
+    }
+    let staged = work.path().join(crate::fs::random_name());
+    let found = probe(work.path())
+        .and_then(|found| reference::make(&layout.reference(), &staged, &found).map(|()| found));
+    match found {
+        Ok(found) => Some(found),
+        Err(error) => {
+            tracing::warn!(error = error.full_text(), "cannot probe the store's file system");
+            None
+        }
     }
 }

@@ -28,6 +28,7 @@ pub use error::LayerError;
 pub use state::{Image, Layer, LayerStage, LayerStatus};
 
 pub(super) use extract::Extraction;
+pub(super) use setup::extraction;
 
 use error::NoImage;
 use extracted::Extracted;
@@ -41,7 +42,7 @@ use crate::index::Member;
 use crate::oci::chain::chain;
 use crate::oci::config::{MAX_CONFIG_BYTES, MAX_LAYERS};
 use crate::oci::manifest::{Descriptor, ImageBlobs};
-use crate::oci::{Algorithm, ChainLink, Digest, ImageConfig, Manifest, Repository, Verified};
+use crate::oci::{Algorithm, ChainLink, DiffId, Digest, ImageConfig, Manifest, Repository, Verified};
 use crate::store::ChainRecord;
 use crate::telemetry::metrics::LayerOutcome;
 
@@ -83,7 +84,12 @@ impl Inner {
         }
     }
 
-    async fn bring_all(self: &Arc<Self>, image: &Arc<Image>, blobs: Option<ImageBlobs>, turns: &Arc<Semaphore>) {
+    async fn bring_all(
+        self: &Arc<Self>,
+        image: &Arc<Image>,
+        blobs: Option<ImageBlobs>,
+        turns: &Arc<Semaphore>,
+    ) {
         let links = match (&self.extraction, blobs) {
             (Some(extraction), Some(blobs)) => self
                 .links(image, &blobs, turns)
@@ -179,7 +185,11 @@ impl Inner {
     ) -> Result<Vec<u8>, LayerError> {
         let wrong = |text: &str| {
             let text = format!("{}: {text}", config.digest);
-            LayerError::Fs(FsError::new("read", "a config".as_ref(), std::io::Error::other(text)))
+            LayerError::Fs(FsError::new(
+                "read",
+                "a config".as_ref(),
+                std::io::Error::other(text),
+            ))
         };
         if config.size_bytes > MAX_CONFIG_BYTES as u64 {
             return Err(wrong("it is larger than configs may be"));
@@ -231,7 +241,7 @@ impl Inner {
             digest: &blob.digest,
             expected_size: Some(blob.size_bytes),
             standing: Standing::of(
-                Some(self.member_of(blob)),
+                Some(member(blob)),
                 self.may_share(&repository.host, &blob.digest).await,
             ),
         };
@@ -245,17 +255,19 @@ impl Inner {
             Seat::Leader(leader) => {
                 let fill = Arc::clone(leader.flight());
                 show(&fill);
-                self.fill_task(&wanted, Arc::clone(&fill), Some(leader)).run().await;
+                self.fill_task(&wanted, Arc::clone(&fill), Some(leader))
+                    .run()
+                    .await;
                 ended(&fill).await
             }
         }
     }
+}
 
-    /// Returns what the manifest that names a blob says of it.
-    fn member_of(&self, blob: &Descriptor) -> Member {
-        Member {
-            size_bytes: Some(blob.size_bytes),
-        }
+/// Returns what the manifest that names a blob says of it.
+fn member(blob: &Descriptor) -> Member {
+    Member {
+        size_bytes: Some(blob.size_bytes),
     }
 }
 
@@ -263,7 +275,11 @@ impl Inner {
 async fn ended(fill: &Fill) -> Result<(), LayerError> {
     let mut progress = fill.progress();
     let is_end = |stage: &Stage| matches!(stage, Stage::Verified | Stage::Failed(_));
-    match progress.wait_for(|progress| is_end(&progress.stage)).await.as_deref() {
+    match progress
+        .wait_for(|progress| is_end(&progress.stage))
+        .await
+        .as_deref()
+    {
         Ok(progress) => match &progress.stage {
             Stage::Failed(error) => Err(error.clone().into()),
             Stage::Asking | Stage::Receiving | Stage::Verified => Ok(()),
@@ -285,7 +301,7 @@ fn links_of(config: &[u8], layers: usize) -> Result<Vec<ChainLink>, NoImage> {
     if layers > MAX_LAYERS {
         return Err(NoImage::TooHigh(layers));
     }
-    let is_sha256 = |diff_id: &crate::oci::DiffId| diff_id.digest().algorithm() == Algorithm::Sha256;
+    let is_sha256 = |diff_id: &DiffId| diff_id.digest().algorithm() == Algorithm::Sha256;
     if !config.diff_ids.iter().all(is_sha256) {
         return Err(NoImage::OtherAlgorithm);
     }
@@ -311,7 +327,10 @@ impl LayerTask {
                 if let (true, Some(turn)) = (is_fetched, turn.take()) {
                     // What fails here is logged by the fill.
                     let repository = &self.image.repository;
-                    let _ = self.mirror.fill_blob(repository, &self.layer().blob, turn, |_| ()).await;
+                    let _ = self
+                        .mirror
+                        .fill_blob(repository, &self.layer().blob, turn, |_| ())
+                        .await;
                 }
                 LayerStage::Failed(error)
             }
@@ -333,13 +352,13 @@ impl LayerTask {
             }
             self.check_failures()?;
             let extracted = match self.extracted().await {
-                Ok(extracted) => extracted,
+                (Ok(extracted), _) => extracted,
                 // Somebody else asked, as a client of another repository: this one may fare better.
-                Err(error @ LayerError::Fetch(_)) => {
+                (Err(error @ LayerError::Fetch(_)), false) => {
                     last = error;
                     continue;
                 }
-                Err(error) => return Err(error),
+                (Err(error), _) => return Err(error),
             };
             drop(turn.take());
             self.below().await?;
@@ -353,8 +372,13 @@ impl LayerTask {
     async fn is_published(&self) -> Result<bool, LayerError> {
         let (store, chain_id) = (self.mirror.store.clone(), self.link.chain_id.clone());
         let path = store.chain_path(&chain_id);
-        let record = self.mirror.disk.run("read", &path, move || store.chain(&chain_id));
-        let record = record.await.inspect_err(|error| self.mirror.note_store_error(error))?;
+        let record = self
+            .mirror
+            .disk
+            .run("read", &path, move || store.chain(&chain_id));
+        let record = record
+            .await
+            .inspect_err(|error| self.mirror.note_store_error(error))?;
         Ok(record.is_some())
     }
 
@@ -362,8 +386,13 @@ impl LayerTask {
     async fn shareable(&self) -> Result<Option<ChainRecord>, LayerError> {
         let (store, diff_id) = (self.mirror.store.clone(), self.link.diff_id.clone());
         let path = store.diff_path(&diff_id);
-        let found = self.mirror.disk.run("list", &path, move || store.shareable(&diff_id));
-        Ok(found.await.inspect_err(|error| self.mirror.note_store_error(error))?)
+        let found = self
+            .mirror
+            .disk
+            .run("list", &path, move || store.shareable(&diff_id));
+        Ok(found
+            .await
+            .inspect_err(|error| self.mirror.note_store_error(error))?)
     }
 
     /// Fails if this layer failed a short while ago, or one below, without which it cannot be published.

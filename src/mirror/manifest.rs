@@ -125,7 +125,7 @@ impl Mirror {
         })
     }
 
-    /// As [`Mirror::manifest`], and starts the fills of the image's blobs.
+    /// As [`Mirror::manifest`], and starts to bring the image's blobs and layers into the store.
     ///
     /// # Errors
     /// As [`Mirror::manifest`].

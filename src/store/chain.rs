@@ -167,6 +167,11 @@ impl Store {
         Ok(found)
     }
 
+    /// Returns the path of the marks of a DiffID, for messages and for [`crate::fs::Disk`].
+    pub fn diff_path(&self, diff_id: &DiffId) -> PathBuf {
+        self.layout().diff_marks(diff_id)
+    }
+
     /// Returns the path of a record, for messages and for [`crate::fs::Disk`].
     pub fn chain_path(&self, chain_id: &ChainId) -> PathBuf {
         self.layout().chain_form(chain_id, DIRECTORY)

@@ -1,15 +1,30 @@
-//! `wharf.json`: the store's format version and id.
+//! `wharf.json`: the store's format version and id, and what its file system can keep and do.
+//!
+//! ```json
+//! {
+//!   "format": 1,
+//!   "store_id": "6c1f2ab09d3e4457",
+//!   "file_system": { "whiteouts": true, "hard_link_limit": 47, "…": "every field of Abilities" }
+//! }
+//! ```
+//! The facts are probed once: by who makes the store, or by the first with the privileges that opens one that
+//! misses some. An operator may change them, and is believed. The file is only ever replaced as a whole.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::fs::{self, FsError, FsErrorKind};
+use crate::fs::{self, Abilities, FsError, FsErrorKind};
 
 use super::layout::Layout;
 
 /// The format that this version reads and writes.
 const FORMAT_VERSION: u32 = 1;
+/// Where the facts are in the file.
+const FACTS_KEY: &str = "file_system";
+/// A reader whom another host's rename overtakes may see ESTALE; then the new file is there.
+const READ_ATTEMPTS: u32 = 3;
 
 /// Why a store cannot be opened. Each text says the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +33,7 @@ pub enum OpenStoreError {
     Unwritable { path: PathBuf, source: FsError },
     #[error("there is no store at {}; name the directory of one (--store DIR)", path.display())]
     Missing { path: PathBuf },
-    #[error("store {} cannot be read; give wharf a directory that its user may read (--store DIR)", path.display())]
+    #[error("store {} cannot be read; give wharf the directory of a store that its user may read", path.display())]
     Unreadable { path: PathBuf, source: FsError },
     #[error("{} is not wharf's; give wharf an empty directory (--store DIR), or restore the file", path.display())]
     Foreign {
@@ -27,64 +42,173 @@ pub enum OpenStoreError {
     },
     #[error("store {} has format {found}, and this wharf knows {FORMAT_VERSION}; use the wharf that made it, or another directory", path.display())]
     Version { path: PathBuf, found: u32 },
+    #[error("{}: {key}: {source}; correct it, or remove the key and wharf probes the file system again", path.display())]
+    Fact {
+        path: PathBuf,
+        key: String,
+        source: serde_json::Error,
+    },
 }
 
-#[derive(Serialize, Deserialize)]
-struct FormatFile {
+/// The file. What this version does not know is kept when it is written again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FormatFile {
     format: u32,
     store_id: String,
+    #[serde(default, rename = "file_system", skip_serializing_if = "Map::is_empty")]
+    facts: Map<String, Value>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
 }
 
-/// Makes the store if it is not there, and checks its format.
-pub(super) fn open_or_make(layout: &Layout) -> Result<(), OpenStoreError> {
-    let unwritable = |source| OpenStoreError::Unwritable {
+impl FormatFile {
+    fn new(facts: Map<String, Value>) -> Self {
+        Self {
+            format: FORMAT_VERSION,
+            store_id: fs::random_name(),
+            facts,
+            unknown: Map::new(),
+        }
+    }
+
+    /// Reads the file and checks its version; `None` if it is not there.
+    pub(super) fn read(layout: &Layout) -> Result<Option<Self>, OpenStoreError> {
+        let path = layout.format_file();
+        let text = read(&path).map_err(|source| OpenStoreError::Unreadable {
+            path: layout.root().to_owned(),
+            source,
+        })?;
+        let Some(text) = text else { return Ok(None) };
+        let file: Self =
+            serde_json::from_slice(&text).map_err(|source| OpenStoreError::Foreign { path, source })?;
+        if file.format != FORMAT_VERSION {
+            return Err(OpenStoreError::Version {
+                path: layout.root().to_owned(),
+                found: file.format,
+            });
+        }
+        Ok(Some(file))
+    }
+
+    pub(super) fn store_id(&self) -> &str {
+        &self.store_id
+    }
+
+    /// Returns the facts; `None` if one is missing.
+    pub(super) fn abilities(&self, path: &Path) -> Result<Option<Abilities>, OpenStoreError> {
+        let known = facts_of(&Abilities::default());
+        for key in self.facts.keys().filter(|key| !known.contains_key(*key)) {
+            tracing::warn!(path = %path.display(), key, "unknown fact of the file system is left alone");
+        }
+        if !known.keys().all(|key| self.facts.contains_key(key)) {
+            self.check_given(known, path)?;
+            return Ok(None);
+        }
+        parse(&self.facts, path).map(Some)
+    }
+
+    /// Checks those facts that are there.
+    fn check_given(&self, mut defaults: Map<String, Value>, path: &Path) -> Result<(), OpenStoreError> {
+        defaults.extend(self.facts.clone());
+        parse(&defaults, path).map(|_| ())
+    }
+}
+
+fn parse(facts: &Map<String, Value>, path: &Path) -> Result<Abilities, OpenStoreError> {
+    serde_path_to_error::deserialize(Value::Object(facts.clone())).map_err(|error| OpenStoreError::Fact {
+        path: path.to_owned(),
+        key: format!("{FACTS_KEY}.{}", error.path()),
+        source: error.into_inner(),
+    })
+}
+
+fn facts_of(abilities: &Abilities) -> Map<String, Value> {
+    match serde_json::to_value(abilities) {
+        Ok(Value::Object(facts)) => facts,
+        // A struct of plain fields is an object.
+        _ => Map::new(),
+    }
+}
+
+/// Makes the store's directory if it is not there.
+pub(super) fn make_root(layout: &Layout) -> Result<(), OpenStoreError> {
+    // A shared file system has users who may not have what wharf's credentials fetched.
+    fs::make_private_dir(layout.root())
+        .and_then(|()| fs::make_dirs(&layout.work()))
+        .map_err(|source| unwritable(layout, source))
+}
+
+/// Reads the file, or makes it; `probe` finds the facts that it misses, if it can.
+pub(super) fn open_or_make(
+    layout: &Layout,
+    mut probe: impl FnMut() -> Option<Abilities>,
+) -> Result<Option<Abilities>, OpenStoreError> {
+    let path = layout.format_file();
+    let file = match FormatFile::read(layout)? {
+        Some(file) => file,
+        None => {
+            let facts = probe().map(|found| facts_of(&found)).unwrap_or_default();
+            make(&path, &FormatFile::new(facts)).map_err(|source| unwritable(layout, source))?;
+            read_made(layout)?
+        }
+    };
+    if let Some(abilities) = file.abilities(&path)? {
+        return Ok(Some(abilities));
+    }
+    let Some(found) = probe() else { return Ok(None) };
+    complete(layout, &found).map(Some)
+}
+
+/// Adds the facts that the file misses to those that it has.
+///
+/// Of several mirrors that do so the last one wins; each goes by a whole file.
+fn complete(layout: &Layout, found: &Abilities) -> Result<Abilities, OpenStoreError> {
+    let path = layout.format_file();
+    // Read again: a probe takes a while, and another mirror or the operator may have been quicker.
+    let mut file = read_made(layout)?;
+    let mut facts = facts_of(found);
+    facts.extend(std::mem::take(&mut file.facts));
+    file.facts = facts;
+    let abilities = parse(&file.facts, &path)?;
+    if let Err(error) = replace(&path, &file) {
+        let error = error.full_text();
+        tracing::warn!(
+            error,
+            "cannot record what the file system can do; probed again next time"
+        );
+    }
+    Ok(abilities)
+}
+
+fn read_made(layout: &Layout) -> Result<FormatFile, OpenStoreError> {
+    let gone = || FsError::new("read", &layout.format_file(), std::io::ErrorKind::NotFound.into());
+    FormatFile::read(layout)?.ok_or_else(|| unwritable(layout, gone()))
+}
+
+fn unwritable(layout: &Layout, source: FsError) -> OpenStoreError {
+    OpenStoreError::Unwritable {
         path: layout.root().to_owned(),
         source,
-    };
-    // A shared file system has users who may not have what wharf's credentials fetched.
-    fs::make_private_dir(layout.root()).map_err(unwritable)?;
-    fs::make_dirs(&layout.work()).map_err(unwritable)?;
-    let path = layout.format_file();
-    if fs::stat(&path).map_err(unwritable)?.is_none() {
-        make(&path).map_err(unwritable)?;
     }
-    check(layout)
 }
 
-/// Checks the format of a store that is there.
-pub(super) fn check(layout: &Layout) -> Result<(), OpenStoreError> {
-    let path = layout.format_file();
-    let root = || layout.root().to_owned();
-    let text = match fs::read(&path) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Err(OpenStoreError::Missing { path: root() }),
-        Err(source) => return Err(OpenStoreError::Unreadable { path: root(), source }),
-    };
-    let found: FormatFile = serde_json::from_slice(&text).map_err(|source| OpenStoreError::Foreign {
-        path: path.clone(),
-        source,
-    })?;
-    if found.format != FORMAT_VERSION {
-        return Err(OpenStoreError::Version {
-            path: root(),
-            found: found.format,
-        });
+fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
+    let mut attempts = 1..READ_ATTEMPTS;
+    loop {
+        match std::fs::read(path) {
+            Ok(text) => return Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error)
+                if error.kind() == std::io::ErrorKind::StaleNetworkFileHandle
+                    && attempts.next().is_some() => {}
+            Err(source) => return Err(FsError::new("read", path, source)),
+        }
     }
-    Ok(())
 }
 
 /// Writes the file under a name of its own and links it, so that of several starting mirrors one makes it, whole.
-fn make(path: &Path) -> Result<(), FsError> {
-    let store_id = super::owner::random_name();
-    let file = FormatFile {
-        format: FORMAT_VERSION,
-        store_id: store_id.clone(),
-    };
-    let mut text = serde_json::to_vec_pretty(&file)
-        .map_err(|error| FsError::new("encode", path, std::io::Error::other(error)))?;
-    text.push(b'\n');
-    let own = path.with_extension(store_id);
-    fs::create_new(&own, &text)?;
+fn make(path: &Path, file: &FormatFile) -> Result<(), FsError> {
+    let own = write_beside(path, file)?;
     let linked = match std::fs::hard_link(&own, path).map_err(|source| FsError::new("link", path, source)) {
         Err(error) if error.kind() == FsErrorKind::Exists => Ok(()),
         // A file system without hard links: the last of several starters wins, and all read its file.
@@ -95,23 +219,24 @@ fn make(path: &Path) -> Result<(), FsError> {
     linked
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    #[test]
-    fn a_store_is_its_owners_alone_unless_somebody_made_its_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let mode_of = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let made = dir.path().join("new/store");
-        open_or_make(&Layout::new(&made)).unwrap();
-        assert_eq!(mode_of(&made), 0o700);
-        let given = dir.path().join("given");
-        std::fs::create_dir(&given).unwrap();
-        std::fs::set_permissions(&given, std::fs::Permissions::from_mode(0o711)).unwrap();
-        open_or_make(&Layout::new(&given)).unwrap();
-        assert_eq!(mode_of(&given), 0o711);
-    }
+/// Puts another version of the file in its place.
+fn replace(path: &Path, file: &FormatFile) -> Result<(), FsError> {
+    let own = write_beside(path, file)?;
+    std::fs::rename(&own, path).map_err(|source| {
+        // It may be there no more, if the rename was done and only its answer got lost.
+        let _ = fs::remove(&own);
+        FsError::new("rename", path, source)
+    })
 }
+
+fn write_beside(path: &Path, file: &FormatFile) -> Result<PathBuf, FsError> {
+    let mut text = serde_json::to_vec_pretty(file)
+        .map_err(|error| FsError::new("encode", path, std::io::Error::other(error)))?;
+    text.push(b'\n');
+    let own = path.with_extension(fs::random_name());
+    fs::create_new(&own, &text)?;
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests;

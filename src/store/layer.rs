@@ -14,17 +14,15 @@ use super::Store;
 #[derive(Debug)]
 pub struct StagedLayer {
     path: PathBuf,
-    is_published: bool,
+    /// Its name is no more this guard's to remove.
+    is_done: bool,
 }
 
 impl StagedLayer {
     /// Makes the directory, whose name must be free, and an empty `diff` in it.
     pub(super) fn create(path: PathBuf) -> Result<Self, FsError> {
         fs::make_new_dir(&path)?;
-        let staged = Self {
-            path,
-            is_published: false,
-        };
+        let staged = Self { path, is_done: false };
         fs::make_new_dir(&staged.diff())?;
         Ok(staged)
     }
@@ -33,11 +31,17 @@ impl StagedLayer {
     pub fn diff(&self) -> PathBuf {
         self.path.join(super::layout::DIFF)
     }
+
+    /// Removes it on this thread.
+    pub fn discard(mut self) {
+        self.is_done = true;
+        discard(&self.path);
+    }
 }
 
 impl Drop for StagedLayer {
     fn drop(&mut self) {
-        if self.is_published {
+        if self.is_done {
             return;
         }
         let path = std::mem::take(&mut self.path);
@@ -76,7 +80,7 @@ impl Store {
     pub fn publish_layer(&self, mut staged: StagedLayer, layer_id: &LayerId) -> Result<Published, FsError> {
         let target = self.layout().layer(layer_id);
         let published = fs::publish_dir(&staged.path, &target)?;
-        staged.is_published = published == Published::Ours;
+        staged.is_done = published == Published::Ours;
         Ok(published)
     }
 

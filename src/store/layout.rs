@@ -29,6 +29,10 @@ impl Layout {
         self.root.join("wharf.json")
     }
 
+    pub(super) fn reference(&self) -> PathBuf {
+        self.root.join("reference")
+    }
+
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root

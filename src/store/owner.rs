@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::fs::{self, FsError, FsErrorKind, StagedFile};
+use crate::fs::{self, FsError, FsErrorKind, StagedFile, random_name};
 
 use super::format::OpenStoreError;
 use super::layer::StagedLayer;
@@ -59,6 +59,10 @@ impl WorkDir {
             source,
         })?;
         Ok(Self { path })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Creates a staged file.
@@ -233,13 +237,6 @@ fn is_unchanged_for(path: &Path, age: Duration) -> std::io::Result<bool> {
         newest = newest.max(entry?.metadata()?.modified()?);
     }
     Ok(now?.duration_since(newest).is_ok_and(|unchanged| unchanged > age))
-}
-
-/// Makes a name that no other process makes: 64 random bits in hex.
-pub(super) fn random_name() -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    // The standard library's only source of randomness: each state is seeded from the system's.
-    format!("{:016x}", RandomState::new().hash_one(SystemTime::now()))
 }
 
 #[cfg(test)]

@@ -146,8 +146,10 @@ impl FillBytes {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             read => read,
         };
-        let count =
-            read.map_err(|source| self.failure.note(FsError::new("read", "staging".as_ref(), source)))?;
+        let count = read.map_err(|source| {
+            self.failure
+                .note(FsError::new("read", "staging".as_ref(), source))
+        })?;
         range.start += count as u64;
         if range.is_empty() {
             self.from_file = None;

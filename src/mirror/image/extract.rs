@@ -5,7 +5,8 @@
 //! ended and is not published yet (its stack's lower layers may take their time).
 
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
@@ -23,7 +24,7 @@ use crate::mirror::Inner;
 use crate::mirror::blob::Wanted;
 use crate::mirror::fill::Standing;
 use crate::oci::{DiffId, RegistryHost};
-use crate::store::StagedLayer;
+use crate::store::{StagedLayer, StoredBlob};
 use crate::telemetry::metrics::LayerOutcome;
 use crate::unpack::{self, Options, UnpackError, Unpacked};
 
@@ -88,7 +89,7 @@ impl Extraction {
     pub(in crate::mirror) async fn stop(&self) {
         self.stop.cancel();
         for progress in self.lock_running().iter().filter_map(Weak::upgrade) {
-            progress.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+            progress.cancelled.store(true, Ordering::Relaxed);
         }
         self.threads.close();
         self.threads.wait().await;
@@ -107,23 +108,28 @@ impl Extraction {
         running.push(Arc::downgrade(progress));
     }
 
-    fn lock_running(&self) -> std::sync::MutexGuard<'_, Vec<Weak<unpack::Progress>>> {
+    fn lock_running(&self) -> MutexGuard<'_, Vec<Weak<unpack::Progress>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl LayerTask {
-    /// Returns the layer unpacked: by this task, or by whoever is at it.
-    pub(super) async fn extracted(&self) -> Answer {
+    /// Returns the layer unpacked: by this task, or by whoever is at it; in that case `false` beside it.
+    pub(super) async fn extracted(&self) -> (Answer, bool) {
         let key = LayerKey {
             diff_id: self.link.diff_id.clone(),
-            stranger: self.mirror.fill_key(&self.image.repository.host, self.digest()).stranger,
+            stranger: self
+                .mirror
+                .fill_key(&self.image.repository.host, self.digest())
+                .stranger,
         };
         let extraction = &self.extraction;
         if let Some(extracted) = extraction.waiting.get(&key).and_then(|waiting| waiting.upgrade()) {
-            return Ok(extracted);
+            return (Ok(extracted), false);
         }
+        let leads = AtomicBool::new(false);
         let find = || {
+            leads.store(true, Ordering::Relaxed);
             let (task, key) = (self.clone(), key.clone());
             async move {
                 let found = task.extract().await;
@@ -135,11 +141,17 @@ impl LayerTask {
                 found
             }
         };
-        extraction.under_way.ask(key.clone(), find).await?
+        let answer = extraction.under_way.ask(key.clone(), find).await;
+        let answer = answer.unwrap_or_else(|abandoned| Err(abandoned.into()));
+        (answer, leads.into_inner())
     }
 
+    /// Remembers and tells why the layer is not extracted; what ended the fill was told by that.
     fn note_failure(&self, error: &LayerError) {
         let Self { image, link, .. } = self;
+        if matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
+            return;
+        }
         self.extraction.note_failure(&link.diff_id, error);
         self.mirror.metrics.layer(LayerOutcome::Failed);
         if let Some(error) = error.store_error() {
@@ -154,7 +166,11 @@ impl LayerTask {
 
     async fn extract(&self) -> Answer {
         let extraction = &self.extraction;
-        let _turn = extraction.turns.acquire().await.map_err(|_| LayerError::Stopped)?;
+        let _turn = extraction
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| LayerError::Stopped)?;
         let origin = self.origin().await?;
         let (store, root) = (self.mirror.store.clone(), self.mirror.store.root().to_owned());
         let staging = self.mirror.disk.run("stage", &root, move || store.stage_layer());
@@ -169,14 +185,21 @@ impl LayerTask {
         if !origin.is_fetched {
             self.layer().set_stage(LayerStage::Extracting);
         }
-        let (options, diff_id, of_thread) =
-            (extraction.options.clone(), self.link.diff_id.clone(), Arc::clone(&progress));
+        let (options, diff_id, of_thread) = (
+            extraction.options.clone(),
+            self.link.diff_id.clone(),
+            Arc::clone(&progress),
+        );
         let unpacking = extraction
             .threads
             .spawn_blocking(move || unpack_into(staged, origin, &diff_id, &options, &of_thread));
         let (unpacked, staged) = self.told(unpacking, &progress).await?;
         self.tell_end(&unpacked, started.elapsed());
-        Ok(Arc::new(Extracted::new(self.layer().blob.clone(), unpacked, staged)))
+        Ok(Arc::new(Extracted::new(
+            self.layer().blob.clone(),
+            unpacked,
+            staged,
+        )))
     }
 
     /// Waits for an unpacking, and lets the log tell how far it is.
@@ -193,8 +216,8 @@ impl LayerTask {
                 ended = &mut unpacking => return ended.map_err(|_| LayerError::Stopped)?,
                 _ = ticks.tick() => tracing::info!(
                     layer = %self.digest(), image = %self.image.repository,
-                    entries = progress.entries.load(std::sync::atomic::Ordering::Relaxed),
-                    bytes = progress.bytes.load(std::sync::atomic::Ordering::Relaxed),
+                    entries = progress.entries.load(Ordering::Relaxed),
+                    bytes = progress.bytes.load(Ordering::Relaxed),
                     "extracting"
                 ),
             }
@@ -233,7 +256,7 @@ impl LayerTask {
             digest: &blob.digest,
             expected_size: Some(blob.size_bytes),
             standing: Standing::of(
-                Some(mirror.member_of(blob)),
+                Some(super::member(blob)),
                 mirror.may_share(&repository.host, &blob.digest).await,
             ),
         };
@@ -248,14 +271,18 @@ impl LayerTask {
         };
         self.layer().set_fetching(fill.progress());
         Ok(Origin {
-            bytes: Box::new(FillBytes::new(fill, self.extraction.stop.clone(), failure.clone())),
+            bytes: Box::new(FillBytes::new(
+                fill,
+                self.extraction.stop.clone(),
+                failure.clone(),
+            )),
             failure,
             is_fetched: true,
         })
     }
 
     /// Opens the blob if it is in the store and may be taken from there.
-    async fn stored_blob(&self) -> Result<Option<crate::store::StoredBlob>, LayerError> {
+    async fn stored_blob(&self) -> Result<Option<StoredBlob>, LayerError> {
         let (mirror, host) = (&self.mirror, &self.image.repository.host);
         if mirror.unreadable.contains(self.digest()) || !mirror.may_share(host, self.digest()).await {
             return Ok(None);

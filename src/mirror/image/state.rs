@@ -85,12 +85,16 @@ impl Image {
             Manifest::Index { .. } | Manifest::Other { .. } => None,
         };
         let layers = manifest.blobs().skip(usize::from(config.is_some()));
+        let config_stage = match config {
+            Some(_) => LayerStage::Waiting,
+            None => LayerStage::Stored,
+        };
         Self {
             repository,
             digest,
             layers: layers.cloned().map(Layer::new).collect(),
             config,
-            config_stage: watch::Sender::new(LayerStage::Waiting),
+            config_stage: watch::Sender::new(config_stage),
         }
     }
 
@@ -117,8 +121,24 @@ impl Image {
         let first = failures.next()?;
         // Why the lowest failed says more than that those on it could not be published.
         match first {
-            LayerError::Below => failures.find(|error| !matches!(error, LayerError::Below)).or(Some(first)),
+            LayerError::Below => failures
+                .find(|error| !matches!(error, LayerError::Below))
+                .or(Some(first)),
             first => Some(first),
+        }
+    }
+
+    /// Ends what nobody works on any more.
+    pub(in crate::mirror) fn end(&self) {
+        let stages = self.layers.iter().map(|layer| &layer.stage);
+        for stage in stages.chain([&self.config_stage]) {
+            stage.send_if_modified(|stage| {
+                let is_open = !stage.is_end();
+                if is_open {
+                    *stage = LayerStage::Failed(LayerError::Stopped);
+                }
+                is_open
+            });
         }
     }
 

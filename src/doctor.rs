@@ -1,0 +1,120 @@
+//! `wharf doctor`: what a store's file system can keep, in words for who runs it.
+//!
+//! Of a store it probes the file system anew, says what wharf does about each lack and what would mend it, and
+//! compares with what `wharf.json` says. Of a node it checks the mount, by the reference that the store's maker
+//! left. Leaves the trying to [`crate::fs`] and the files to [`crate::store`].
+
+mod abilities;
+mod mount;
+mod node;
+mod other_mount;
+mod reach;
+mod remedy;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use report::{Check, Report, Status};
+
+use crate::fs::{Abilities, FsError, Mount, missing_privileges, probe};
+use crate::store::{OpenStoreError, Store};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error("{} is not a directory; name the store's, or an existing one where it could be", path.display())]
+    NoDirectory { path: PathBuf },
+    #[error("no store at {}: wharf.json is not there; mount the file system, or name the store's directory in it", path.display())]
+    NoStore { path: PathBuf },
+    #[error("{} and {} do not show the same file system; name the same directory in both mounts", here.display(), other.display())]
+    OtherStore { here: PathBuf, other: PathBuf },
+}
+
+pub use node::examine_node;
+
+/// Examines the file system of a store, or of a directory where one could be.
+///
+/// Writes into scratch only; a store that misses its facts gets them, as at any opening.
+///
+/// # Errors
+/// Fails if the directory cannot be written, or answers what no healthy file system answers.
+pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, DoctorError> {
+    if !root.is_dir() {
+        return Err(DoctorError::NoDirectory {
+            path: root.to_owned(),
+        });
+    }
+    let store = Store::is_at(root)?.then(|| Store::open(root)).transpose()?;
+    let scratch = store.as_ref().and_then(|store| store.work_dir().ok()).unwrap_or(root);
+    let mount = Mount::of(root)?;
+    let mut report = Report::new(root, &mount);
+    report.checks.push(mount::place(&mount));
+    report.checks.extend(mount::room(&mount));
+    report.checks.push(reach::check(root, &mount)?);
+    let missing = missing_privileges();
+    if missing.is_empty() {
+        let found = probe(scratch)?;
+        report.checks.extend(abilities::checks(&found, &mount.kind));
+        report.found = Some(found);
+    } else {
+        report.checks.push(unprivileged(&missing));
+    }
+    report.recorded = store
+        .as_ref()
+        .and_then(Store::abilities)
+        .map(Arc::unwrap_or_clone);
+    report.checks.extend(compare(&report));
+    if let Some(other) = other_mount {
+        report.checks.push(other_mount::check(root, scratch, other)?);
+    }
+    Ok(report)
+}
+
+fn unprivileged(missing: &[&str]) -> Check {
+    Check::problem("privileges", format!("not there: {}", missing.join(", ")))
+        .instead("started like this, wharf serves blobs and extracts no layer; nothing was probed")
+        .remedy("run this as root, and the mirrors that shall extract layers too")
+}
+
+/// Says where wharf.json, by which wharf goes, is not as the file system is.
+fn compare(report: &Report) -> Vec<Check> {
+    let Some(recorded) = &report.recorded else {
+        return Vec::new();
+    };
+    let refusal = recorded.refusal().map(|why| {
+        Check::problem("recorded facts", format!("wharf.json says that {why}"))
+            .instead("serves blobs and extracts no layer")
+            .remedy("if that is so no more, correct wharf.json and start the mirrors again")
+    });
+    let differences = report
+        .found
+        .as_ref()
+        .and_then(|found| differences(recorded, found));
+    refusal.into_iter().chain(differences).collect()
+}
+
+fn differences(recorded: &Abilities, found: &Abilities) -> Option<Check> {
+    let [recorded, found] = [recorded, found].map(|facts| serde_json::to_value(facts).unwrap_or_default());
+    let differing: Vec<String> = recorded
+        .as_object()?
+        .iter()
+        .filter(|(key, value)| found.get(key) != Some(value))
+        .map(|(key, value)| format!("{key}: {value} there, {} now", found[key]))
+        .collect();
+    (!differing.is_empty()).then(|| {
+        Check::warning(
+            "recorded facts",
+            format!("wharf.json differs: {}", differing.join("; ")),
+        )
+        .instead("goes by wharf.json")
+        .remedy("leave it if it was changed on purpose; else remove these keys and start a mirror as root")
+    })
+}
+
+#[cfg(test)]
+mod tests;
