@@ -1,16 +1,62 @@
 //! A layer's compressed tar stream becomes a directory that overlayfs can use as a lower one.
 //!
-//! Knows no store and no network.
+//! ```text
+//! source → decode (a thread) → blocks → archive → apply (the caller's thread) → pool → create (writers' threads)
+//! ```
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `decode`, `stream` | gzip, zstd or neither, to blocks; hashed to the DiffID, counted, bounded |
+//! | `archive`, `pax`, `number`, `entry` | tar's headers to entries |
+//! | `apply`, `tree`, `name` | which entry means what and comes when; the layer's names in memory |
+//! | `pool`, `place` | the queue of the writers; places that are opened beneath the layer's root alone |
+//! | `create`, `link`, `xattr` | the system calls, and what a file system cannot keep |
+//! | `settle` | what depends on the layers below |
+//!
+//! Sources: image-spec `layer.md`; the kernel's overlayfs.rst. Knows no store and no network.
+
+mod apply;
+mod archive;
+mod create;
+mod decode;
+mod digest;
+mod entry;
+mod error;
+mod link;
+mod name;
+mod number;
+mod pax;
+mod place;
+mod pool;
+mod settle;
+mod stream;
+mod tree;
+mod xattr;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{Abilities, FsError};
+pub use error::{EntryFault, UnpackError};
+
+use crate::fs::{Abilities, Durability, FsError};
 use crate::oci::DiffId;
+use apply::Reading;
+use archive::Archive;
+use create::{Creation, Writer};
+use decode::decode;
+use place::Ground;
+use pool::{Closing, Pool};
+use settle::{Below, Settling};
+use stream::Stream;
+
+/// How many blocks of the stream may wait between the decoder and the archive's reader.
+const WAITING_BLOCKS: usize = 8;
 
 /// How to unpack.
 #[derive(Clone, Debug)]
@@ -76,7 +122,7 @@ pub struct Unpacked {
     /// Bytes of the uncompressed stream.
     pub size_bytes: u64,
     pub entries: u64,
-    /// A digest over names, kinds, metadata and contents, in an order of its own.
+    /// A digest over names, kinds, sizes, links' targets and devices.
     pub tree_digest: String,
     pub compromises: Compromises,
     /// What [`settle`] has to do; relative paths.
@@ -86,46 +132,118 @@ pub struct Unpacked {
 /// What of a layer depends on the layers below. If there is none, all chains can share the directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unsettled {
-    /// Directories without an entry of their own: they look as below.
+    /// The layer's root has no entry.
+    pub root_is_implied: bool,
+    /// Other directories without an entry of their own: they look as below.
     pub implied: Vec<PathBuf>,
     /// Opaque directories that cannot be marked as such, and get a whiteout for each name below.
     pub opaque: Vec<PathBuf>,
 }
 
-/// Why a layer cannot be unpacked.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum UnpackError {
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    #[error("cancelled")]
-    Cancelled,
-}
-
 /// Unpacks a layer into `target`, an empty directory of the caller's alone, and makes it durable.
 ///
 /// The source is read to its end, beyond the archive's; compression is told from its first bytes.
-/// The caller checks the DiffID (and the digest of what it gave).
+/// The caller checks the DiffID (and the digest of what it gave). Blocks; a source that waits for its next
+/// bytes holds it up.
 ///
 /// # Errors
 /// The directory's content is then of no use; nothing outside it has been touched.
 pub fn unpack(
-    _source: impl Read + Send,
-    _target: &Path,
-    _options: &Options,
-    _progress: &Progress,
+    source: impl Read + Send,
+    target: &Path,
+    options: &Options,
+    progress: &Progress,
 ) -> Result<Unpacked, UnpackError> {
-    Err(UnpackError::Cancelled)
+    let ground = Ground::open(target)?;
+    ground.prepare()?;
+    let creation = Creation::new(ground, options, &progress.entries);
+    let pool = Pool::default();
+    let read = std::thread::scope(|scope| {
+        // Dropped before the threads are waited for.
+        let _closing = Closing(&pool);
+        for _ in 0..options.writers.max(1) {
+            spawn(scope, "wharf-writer", || {
+                let writer = Writer::new(&creation);
+                pool.run(|job| writer.perform(job));
+            })?;
+        }
+        let (sender, blocks) = sync_channel(WAITING_BLOCKS);
+        spawn(scope, "wharf-decoder", move || {
+            if let Err(error) = decode(source, &options.limits, &sender) {
+                // Nobody listens any more if the reading has failed.
+                let _ = sender.send(Err(error));
+            }
+        })?;
+        let archive = Archive::new(Stream::new(blocks, &options.limits, progress));
+        Reading::new(archive, &pool, &creation).run()
+    })?;
+    if options.abilities.durability == Durability::Syncfs {
+        creation.ground.sync()?;
+    }
+    let compromises = creation
+        .compromises
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(Unpacked {
+        diff_id: read.diff_id,
+        size_bytes: read.size_bytes,
+        entries: read.tree_digest.entries,
+        tree_digest: read.tree_digest.digest,
+        compromises,
+        unsettled: read.unsettled,
+    })
 }
 
-/// Finishes a directory, once the layers below it are known: `below` are their directories, the topmost first.
+/// Finishes a directory once the layers below it are known, and tells whether it is bound to them.
+///
+/// `below` are their directories, the topmost first. What is bound to its stack cannot be shared with another
+/// one; what is not can, if [`suits`] says so.
 ///
 /// # Errors
 /// As [`unpack`].
 pub fn settle(
-    _target: &Path,
-    _unsettled: &Unsettled,
-    _below: &[PathBuf],
-    _options: &Options,
-) -> Result<(), UnpackError> {
-    Ok(())
+    target: &Path,
+    unsettled: &Unsettled,
+    below: &[PathBuf],
+    options: &Options,
+) -> Result<bool, UnpackError> {
+    let ground = Ground::open(target)?;
+    let entries = AtomicU64::new(0);
+    let creation = Creation::new(ground, options, &entries);
+    let is_bound = std::thread::scope(|scope| {
+        let settling = spawn(scope, "wharf-writer", || {
+            let settling = Settling {
+                root: creation.ground.root(),
+                path: target,
+                below: Below::open(below)?,
+                writer: Writer::new(&creation),
+                may_make_whiteouts: options.abilities.whiteouts,
+            };
+            settling.run(unsettled)
+        })?;
+        settling.join().unwrap_or(Err(UnpackError::Died))
+    })?;
+    if is_bound && options.abilities.durability == Durability::Syncfs {
+        creation.ground.sync()?;
+    }
+    Ok(is_bound)
+}
+
+/// Tells whether a directory whose root has no entry, made for another stack, looks right over `below`.
+///
+/// # Errors
+/// Any errno.
+pub fn suits(below: &[PathBuf]) -> Result<bool, FsError> {
+    Below::open(below)?.has_plain_root()
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, UnpackError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread
+        .spawn_scoped(scope, run)
+        .map_err(|source| UnpackError::Thread(source.into()))
 }

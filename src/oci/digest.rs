@@ -165,7 +165,8 @@ impl Hasher {
     }
 }
 
-fn lower_hex(bytes: &[u8]) -> String {
+/// Writes bytes as lower-case hex.
+pub(crate) fn lower_hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.
