@@ -50,7 +50,10 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
         });
     }
     let store = Store::is_at(root)?.then(|| Store::open(root)).transpose()?;
-    let scratch = store.as_ref().and_then(|store| store.work_dir().ok()).unwrap_or(root);
+    let scratch = store
+        .as_ref()
+        .and_then(|store| store.work_dir().ok())
+        .unwrap_or(root);
     let mount = Mount::of(root)?;
     let mut report = Report::new(root, &mount);
     report.checks.push(mount::place(&mount));

@@ -22,7 +22,7 @@ mod state;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 pub use error::LayerError;
 pub use state::{Image, Layer, LayerStage, LayerStatus};
@@ -31,7 +31,8 @@ pub(super) use extract::Extraction;
 pub(super) use setup::extraction;
 
 use error::NoImage;
-use extracted::Extracted;
+use extract::Found;
+use extracted::{Extracted, share};
 
 use super::Inner;
 use super::blob::Wanted;
@@ -48,6 +49,13 @@ use crate::telemetry::metrics::LayerOutcome;
 
 /// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
 const MAX_ATTEMPTS: usize = 4;
+
+/// Whether a layer may be shared with other stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ForWhom {
+    AnyStack,
+    ThisStack,
+}
 
 /// What works on one layer of an image that is to be extracted.
 #[derive(Clone)]
@@ -197,10 +205,14 @@ impl Inner {
         let (opened, _) = self.open_blob(repository, &config.digest, None).await?;
         let mut stream = opened.read(0, None);
         let mut bytes = Vec::new();
-        while let Some(piece) = stream.next().await.map_err(|error| wrong(&error.to_string()))? {
-            bytes.extend_from_slice(&piece);
-            if bytes.len() > MAX_CONFIG_BYTES {
-                return Err(wrong("it is larger than configs may be"));
+        loop {
+            let next = stream.next().await;
+            match next.map_err(|error| wrong(&error.to_string()))? {
+                Some(piece) if bytes.len() + piece.len() <= MAX_CONFIG_BYTES => {
+                    bytes.extend_from_slice(&piece)
+                }
+                Some(_) => return Err(wrong("it is larger than configs may be")),
+                None => break,
             }
         }
         Verified::check(&config.digest, &bytes).map_err(LayerError::Damaged)?;
@@ -343,16 +355,11 @@ impl LayerTask {
         if self.is_published().await? {
             return Ok(());
         }
-        let mut last = LayerError::Stopped;
+        let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
         for _ in 0..MAX_ATTEMPTS {
-            if let Some(shared) = self.shareable().await? {
-                drop(turn.take());
-                self.below().await?;
-                return self.share(shared).await;
-            }
             self.check_failures()?;
-            let extracted = match self.extracted().await {
-                (Ok(extracted), _) => extracted,
+            let found = match self.find(for_whom).await {
+                (Ok(found), _) => found,
                 // Somebody else asked, as a client of another repository: this one may fare better.
                 (Err(error @ LayerError::Fetch(_)), false) => {
                     last = error;
@@ -362,9 +369,14 @@ impl LayerTask {
             };
             drop(turn.take());
             self.below().await?;
-            if self.publish_extracted(extracted).await? {
+            let is_published = match found {
+                Found::Shared(record) => self.share(record).await?,
+                Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
+            };
+            if is_published {
                 return Ok(());
             }
+            for_whom = ForWhom::ThisStack;
         }
         Err(last)
     }
@@ -419,39 +431,40 @@ impl LayerTask {
         }
     }
 
-    async fn share(&self, shared: ChainRecord) -> Result<(), LayerError> {
-        let record = ChainRecord {
-            parent: self.link.parent.clone(),
-            ..shared
-        };
-        let (store, chain_id) = (self.mirror.store.clone(), self.link.chain_id.clone());
-        let path = store.chain_path(&chain_id);
-        let publish = move || store.publish_chain(&chain_id, &record);
-        let published = self.mirror.disk.run("publish", &path, publish).await;
-        published.inspect_err(|error| self.mirror.note_store_error(error))?;
-        self.mirror.metrics.layer(LayerOutcome::Shared);
-        Ok(())
+    /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
+    async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
+        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
+        let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
+        let is_shared = self.told(sharing).await?;
+        if is_shared {
+            self.mirror.metrics.layer(LayerOutcome::Shared);
+        }
+        Ok(is_shared)
     }
 
     /// Publishes what was extracted; `false` if it serves another stack alone.
     async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
         let options = self.extraction.options.clone();
-        // Not under a deadline of one call: what has to be settled may be many.
         let publishing = mirror.publishing.token();
-        let published = tokio::task::spawn_blocking(move || {
+        let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
             extracted.publish_as(&link, &mirror.store, &options)
         });
-        let published = published.await.map_err(|_| LayerError::Stopped)?;
-        if let Err(error) = &published {
-            self.tell_unpublished(error);
-        }
-        let is_published = published?.is_some();
+        let is_published = self.told(publish).await?.is_some();
         if is_published {
             self.mirror.metrics.layer(LayerOutcome::Published);
         }
         Ok(is_published)
+    }
+
+    /// Waits for a layer's publishing, and tells why it failed.
+    ///
+    /// Not under the deadline of one call: there may be much to settle.
+    async fn told<T>(&self, publishing: JoinHandle<Result<T, LayerError>>) -> Result<T, LayerError> {
+        // A panic is in the log already.
+        let published = publishing.await.map_err(|_| LayerError::Stopped)?;
+        published.inspect_err(|error| self.tell_unpublished(error))
     }
 
     fn tell_unpublished(&self, error: &LayerError) {

@@ -44,6 +44,9 @@ pub struct ChainRecord {
     /// The directory depends on the layers below: it serves no other chain.
     #[serde(default)]
     pub expanded: bool,
+    /// The archive has no entry for the root: the directory suits only stacks whose root looks the same.
+    #[serde(default)]
+    pub root_is_implied: bool,
 }
 
 /// Why a stack cannot be mounted.
@@ -95,7 +98,7 @@ impl Store {
         mark(&marks, &marks.join(file_name(chain_id.digest())))
     }
 
-    /// Returns a record whose directory every chain with this DiffID can share.
+    /// Returns a record whose directory other chains with this DiffID can share.
     ///
     /// # Errors
     /// Any errno but ENOENT, and that a record is not readable as one.
@@ -207,6 +210,7 @@ mod tests {
             tree_digest: "x".to_owned(),
             compromises: Compromises::default(),
             expanded: false,
+            root_is_implied: false,
         }
     }
 

@@ -63,7 +63,9 @@ impl LayerError {
         match self {
             Self::Fetch(_) | Self::Below | Self::Stopped | Self::Unpack(UnpackError::Cancelled) => None,
             Self::NotStored | Self::Damaged(_) | Self::Stack(_) | Self::Fs(_) => Some(REMEMBER_STORE),
-            Self::Unpack(UnpackError::Fs(_)) => Some(REMEMBER_STORE),
+            Self::Unpack(
+                UnpackError::Fs(_) | UnpackError::Read(_) | UnpackError::Thread(_) | UnpackError::Died,
+            ) => Some(REMEMBER_STORE),
             Self::Unpack(_) | Self::WrongDiffId { .. } => Some(REMEMBER_LAYER),
         }
     }

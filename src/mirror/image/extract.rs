@@ -18,13 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use super::bytes::{Failure, FillBytes, StoredBytes};
 use super::extracted::Extracted;
-use super::{LayerError, LayerStage, LayerTask};
+use super::{ForWhom, LayerError, LayerStage, LayerTask};
 use crate::flight::{Questions, Seat};
-use crate::mirror::Inner;
 use crate::mirror::blob::Wanted;
 use crate::mirror::fill::Standing;
-use crate::oci::{DiffId, RegistryHost};
-use crate::store::{StagedLayer, StoredBlob};
+use crate::oci::{ChainId, DiffId, RegistryHost};
+use crate::store::{ChainRecord, StagedLayer, StoredBlob};
 use crate::telemetry::metrics::LayerOutcome;
 use crate::unpack::{self, Options, UnpackError, Unpacked};
 
@@ -40,9 +39,20 @@ pub(super) struct LayerKey {
     diff_id: DiffId,
     /// The host, if it is not configured.
     stranger: Option<RegistryHost>,
+    /// The stack, if what others have does not suit it.
+    alone: Option<ChainId>,
 }
 
-type Answer = Result<Arc<Extracted>, LayerError>;
+/// A layer that is there.
+#[derive(Clone)]
+pub(super) enum Found {
+    /// To be published.
+    Extracted(Arc<Extracted>),
+    /// Published, on another stack.
+    Shared(ChainRecord),
+}
+
+type Answer = Result<Found, LayerError>;
 
 /// What extracting works with.
 pub(in crate::mirror) struct Extraction {
@@ -114,36 +124,49 @@ impl Extraction {
 }
 
 impl LayerTask {
-    /// Returns the layer unpacked: by this task, or by whoever is at it; in that case `false` beside it.
-    pub(super) async fn extracted(&self) -> (Answer, bool) {
+    /// Returns the layer: published already, or extracted by this task or by whoever is at it; in that
+    /// case `false` beside it.
+    pub(super) async fn find(&self, for_whom: ForWhom) -> (Answer, bool) {
+        let host = &self.image.repository.host;
         let key = LayerKey {
             diff_id: self.link.diff_id.clone(),
-            stranger: self
-                .mirror
-                .fill_key(&self.image.repository.host, self.digest())
-                .stranger,
+            stranger: self.mirror.fill_key(host, self.digest()).stranger,
+            alone: (for_whom == ForWhom::ThisStack).then(|| self.link.chain_id.clone()),
         };
         let extraction = &self.extraction;
         if let Some(extracted) = extraction.waiting.get(&key).and_then(|waiting| waiting.upgrade()) {
-            return (Ok(extracted), false);
+            return (Ok(Found::Extracted(extracted)), false);
         }
         let leads = AtomicBool::new(false);
         let find = || {
             leads.store(true, Ordering::Relaxed);
             let (task, key) = (self.clone(), key.clone());
-            async move {
-                let found = task.extract().await;
-                match &found {
-                    // Before the question ends, so that who asks next finds it.
-                    Ok(extracted) => task.extraction.waiting.insert(key, Arc::downgrade(extracted)),
-                    Err(error) => task.note_failure(error),
-                }
-                found
-            }
+            async move { task.find_once(key).await }
         };
         let answer = extraction.under_way.ask(key.clone(), find).await;
         let answer = answer.unwrap_or_else(|abandoned| Err(abandoned.into()));
         (answer, leads.into_inner())
+    }
+
+    async fn find_once(&self, key: LayerKey) -> Answer {
+        // Whoever was at it may have ended before this question began.
+        if key.alone.is_none()
+            && let Some(shared) = self.shareable().await?
+        {
+            return Ok(Found::Shared(shared));
+        }
+        let extracted = self.extract().await;
+        match extracted {
+            Ok(extracted) => {
+                // Before the question ends, so that who asks next finds it.
+                self.extraction.waiting.insert(key, Arc::downgrade(&extracted));
+                Ok(Found::Extracted(extracted))
+            }
+            Err(error) => {
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Remembers and tells why the layer is not extracted; what ended the fill was told by that.
@@ -164,7 +187,7 @@ impl LayerTask {
         );
     }
 
-    async fn extract(&self) -> Answer {
+    async fn extract(&self) -> Result<Arc<Extracted>, LayerError> {
         let extraction = &self.extraction;
         let _turn = extraction
             .turns
@@ -193,7 +216,7 @@ impl LayerTask {
         let unpacking = extraction
             .threads
             .spawn_blocking(move || unpack_into(staged, origin, &diff_id, &options, &of_thread));
-        let (unpacked, staged) = self.told(unpacking, &progress).await?;
+        let (unpacked, staged) = self.unpacked(unpacking, &progress).await?;
         self.tell_end(&unpacked, started.elapsed());
         Ok(Arc::new(Extracted::new(
             self.layer().blob.clone(),
@@ -203,7 +226,7 @@ impl LayerTask {
     }
 
     /// Waits for an unpacking, and lets the log tell how far it is.
-    async fn told<T>(
+    async fn unpacked<T>(
         &self,
         mut unpacking: JoinHandle<Result<T, LayerError>>,
         progress: &unpack::Progress,
