@@ -27,6 +27,7 @@ pub use load::Overrides;
 pub use secret::Secret;
 
 use crate::oci::RegistryHost;
+use crate::unpack::Limits;
 
 /// Everything that `wharf serve` can be told.
 #[derive(Clone, Debug)]
@@ -51,6 +52,8 @@ pub struct Config {
     pub deny: Vec<String>,
     /// How many fills started by manifests run at a time.
     pub background_fills: usize,
+    /// How layers are extracted; they are not if not set.
+    pub extract: Option<Extract>,
     /// How many blobs are streamed uncached at a time from each upstream.
     pub uncached_streams: usize,
     /// Bytes that the buffers of all downloads share.
@@ -69,6 +72,19 @@ pub struct Config {
     pub upstreams: BTreeMap<RegistryHost, Upstream>,
     /// Who may ask for which repositories.
     pub access: Vec<AccessRule>,
+}
+
+/// How the layers of images are extracted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extract {
+    /// How many layers at a time.
+    pub layers: usize,
+    /// How many threads create the files of one layer; by what the store's file system can do if not set.
+    pub writers: Option<usize>,
+    /// Mark opaque directories so that overlay mounts without root see it too.
+    pub rootless_mounts: bool,
+    /// What a layer may be at most.
+    pub limits: Limits,
 }
 
 /// Certificate and key of the mirror itself, both PEM.
@@ -173,6 +189,7 @@ impl Default for Config {
                 .map(str::to_owned)
                 .to_vec(),
             background_fills: 4,
+            extract: Some(Extract::default()),
             uncached_streams: 4,
             buffer_memory: 48 << 20,
             store_timeout: Duration::from_secs(20),
@@ -182,6 +199,21 @@ impl Default for Config {
             log: Log::default(),
             upstreams: BTreeMap::from([(RegistryHost::docker_hub(), Upstream::default())]),
             access: Vec::new(),
+        }
+    }
+}
+
+impl Default for Extract {
+    fn default() -> Self {
+        Self {
+            layers: 4,
+            writers: None,
+            rootless_mounts: false,
+            limits: Limits {
+                max_layer_bytes: 256 << 30,
+                max_entries: 2_000_000,
+                max_zstd_window_bytes: 128 << 20,
+            },
         }
     }
 }

@@ -60,7 +60,10 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
         });
     }
     let store = Store::is_at(root)?.then(|| Store::open(root)).transpose()?;
-    let scratch = store.as_ref().map_or(root, Store::work_dir);
+    let scratch = store
+        .as_ref()
+        .and_then(|store| store.work_dir().ok())
+        .unwrap_or(root);
     let mut report = Report::new(root, &mount);
     report.checks.push(mount::place(&mount));
     report.checks.extend(mount::room(&mount));

@@ -11,6 +11,7 @@ mod open;
 mod privilege;
 mod probe;
 mod staged;
+mod tree;
 
 pub use abilities::{Abilities, Durability};
 pub use disk::{Disk, Started};
@@ -20,6 +21,7 @@ pub use open::OpenFile;
 pub use privilege::missing_privileges;
 pub use probe::probe;
 pub use staged::StagedFile;
+pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
 use std::io::Write as _;
@@ -66,6 +68,17 @@ pub fn stat(path: &Path) -> Result<Option<u64>, FsError> {
     }
 }
 
+/// Reads a small file whole; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(source) => missing_as_none(FsError::new("read", path, source)),
+    }
+}
+
 /// Returns the names in a directory that are UTF-8; none if it does not exist.
 ///
 /// # Errors
@@ -102,6 +115,14 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 /// Any errno.
 pub fn make_dirs(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(|source| FsError::new("make directory", path, source))
+}
+
+/// Makes a directory whose name must be free, and whose parent must be there.
+///
+/// # Errors
+/// Any errno; EEXIST ([`FsErrorKind::Exists`]) if the name is taken.
+pub fn make_new_dir(path: &Path) -> Result<(), FsError> {
+    std::fs::create_dir(path).map_err(|source| FsError::new("make directory", path, source))
 }
 
 /// Makes a directory that is its owner's alone, and its parents; one that exists stays as it is.

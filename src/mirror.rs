@@ -7,7 +7,8 @@
 //! | `body`, `buffers` | reads a stored blob for a client, within one budget of memory |
 //! | `unreadable` | which stored blobs cannot be read at present |
 //! | `manifest` | which manifest a tag or digest means, asked upstream as rarely as can be |
-//! | `background` | the fills that serving a manifest starts |
+//! | `background` | what serving a manifest starts |
+//! | `image` | brings an image's blobs into the store, and extracts its layers |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
 //!
@@ -19,6 +20,7 @@ mod body;
 mod buffers;
 mod error;
 mod fill;
+mod image;
 mod listing;
 mod manifest;
 mod membership;
@@ -47,12 +49,14 @@ use crate::upstream::{Upstream, Upstreams};
 pub use blob::{BlobStream, OpenBlob};
 pub use error::{MirrorError, MirrorErrorClass};
 pub use fill::FillError;
+pub use image::{Image, Layer, LayerError, LayerStage, LayerStatus};
 pub use listing::{Page, Referrers, Tags};
 pub use manifest::{Freshness, ServedManifest};
 
 use background::Background;
 use buffers::Buffers;
 use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
+use image::Extraction;
 use manifest::ManifestMemory;
 use membership::Guards;
 use negative::Negatives;
@@ -95,6 +99,10 @@ struct Inner {
     listings: listing::ListingQuestions,
     negatives: Negatives,
     background: Background,
+    /// `None` if this mirror extracts no layers.
+    extraction: Option<Arc<Extraction>>,
+    /// The images on their way, by repository and manifest.
+    images: Flights<(Repository, Digest), Image>,
     guards: Guards,
     store_failed_at: Mutex<Option<Instant>>,
     /// The blobs that are whole and not published yet.
@@ -107,6 +115,7 @@ impl Mirror {
         // A 32-bit process could not use more.
         let buffer_memory = usize::try_from(config.buffer_memory).unwrap_or(usize::MAX);
         let disk = Disk::new(config.store_timeout);
+        let extraction = image::extraction(config.extract.as_ref(), &store);
         let inner = Inner {
             store,
             index,
@@ -128,12 +137,26 @@ impl Mirror {
             listings: listing::ListingQuestions::default(),
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
+            extraction,
+            images: Flights::default(),
             guards: Guards::new(config),
             store_failed_at: Mutex::default(),
             publishing: TaskTracker::new(),
         };
         Self {
             inner: Arc::new(inner),
+        }
+    }
+
+    /// Returns the image on its way into the store, if it is.
+    pub fn image(&self, repository: &Repository, manifest: &Digest) -> Option<Arc<Image>> {
+        self.inner.images.get(&(repository.clone(), manifest.clone()))
+    }
+
+    /// Ends the extractions under way, and waits until what they staged is removed.
+    pub async fn stop_extracting(&self) {
+        if let Some(extraction) = &self.inner.extraction {
+            extraction.stop().await;
         }
     }
 

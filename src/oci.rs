@@ -6,11 +6,13 @@
 
 pub mod accept;
 pub mod chain;
+pub mod config;
 pub mod digest;
 pub mod error_code;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
+pub mod platform;
 pub mod range;
 pub mod reference;
 pub mod referrers;
@@ -18,10 +20,12 @@ pub mod verify;
 
 pub use accept::Accept;
 pub use chain::{ChainId, ChainLink, DiffId, LayerId};
+pub use config::ImageConfig;
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error_code::ErrorCode;
 pub use manifest::Manifest;
 pub use name::{RegistryHost, Repository, RepositoryName};
+pub use platform::Platform;
 pub use range::{ByteRange, RangeOutcome};
 pub use reference::{Reference, Tag};
 pub use verify::{DigestMismatch, Verified, Verifier};

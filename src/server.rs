@@ -129,7 +129,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     served?;
     // Nobody is connected any more; what has been fetched whole is not to be thrown away.
     let until = draining.await.unwrap_or_else(|_| Instant::now());
-    if timeout_at(until.max(Instant::now() + LAST_CALLS), mirror.published())
+    let ended = async {
+        tokio::join!(mirror.published(), mirror.stop_extracting());
+    };
+    if timeout_at(until.max(Instant::now() + LAST_CALLS), ended)
         .await
         .is_err()
     {

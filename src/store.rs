@@ -9,6 +9,9 @@
 //!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
 //!   tags/<host>/<repository>/_manifests/<digest>         an empty mark: this manifest was fetched from there
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
+//!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
+//!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
+//!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
@@ -16,7 +19,9 @@
 //! [`crate::fs::Disk`]. Leaves to others: whom to ask for what is not there (`crate::mirror`).
 
 mod blob;
+mod chain;
 mod format;
+mod layer;
 mod layout;
 mod owner;
 mod record;
@@ -27,7 +32,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use blob::StoredBlob;
+pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
+pub use layer::StagedLayer;
 pub use record::{Record, Subject};
 pub use reference::Reference;
 
@@ -44,7 +51,8 @@ pub struct Store {
 
 struct StoreInner {
     layout: Layout,
-    work: WorkDir,
+    /// `None` of a store that is only read.
+    work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
 }
 
@@ -72,12 +80,33 @@ impl Store {
         // What another version made is left alone.
         FormatFile::read(&layout)?;
         owner::clear_dead(&layout);
-        let work = WorkDir::make(&layout)?;
+        let work = WorkDir::open(&layout)?;
         let abilities = format::open_or_make(&layout, || probed(&layout, &work))?.map(Arc::new);
+        let work = Some(work);
         Ok(Self {
             inner: Arc::new(StoreInner {
                 layout,
                 work,
+                abilities,
+            }),
+        })
+    }
+
+    /// Opens the store at `root` to read it: nothing is made, nothing cleared, and what would write fails.
+    ///
+    /// # Errors
+    /// Fails if it is not there, or has another format.
+    pub fn open_read_only(root: &Path) -> Result<Self, OpenStoreError> {
+        let layout = Layout::new(root);
+        let missing = || OpenStoreError::Missing {
+            path: root.to_owned(),
+        };
+        let file = FormatFile::read(&layout)?.ok_or_else(missing)?;
+        let abilities = file.abilities(&layout.format_file())?.map(Arc::new);
+        Ok(Self {
+            inner: Arc::new(StoreInner {
+                layout,
+                work: None,
                 abilities,
             }),
         })
@@ -122,8 +151,11 @@ impl Store {
     }
 
     /// Returns the directory that is this process's alone, for what is tried out in the store.
-    pub(crate) fn work_dir(&self) -> &Path {
-        self.inner.work.path()
+    ///
+    /// # Errors
+    /// Fails if the store is open to be read only.
+    pub(crate) fn work_dir(&self) -> Result<&Path, FsError> {
+        Ok(self.work()?.path())
     }
 
     /// Returns the store's directory.
@@ -141,6 +173,17 @@ impl Store {
             Some(_) => Ok(()),
             None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
         }
+    }
+
+    fn work(&self) -> Result<&WorkDir, FsError> {
+        let read_only = || {
+            FsError::new(
+                "write",
+                self.root(),
+                std::io::ErrorKind::ReadOnlyFilesystem.into(),
+            )
+        };
+        self.inner.work.as_ref().ok_or_else(read_only)
     }
 
     fn layout(&self) -> &Layout {

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use wharf::oci::RegistryHost;
 use wharf::telemetry::Metrics;
-use wharf::telemetry::metrics::{FillOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome};
+use wharf::telemetry::metrics::{
+    FillOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome,
+};
 
 fn project(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -51,6 +53,7 @@ fn the_metrics_that_the_readme_names_exist() {
     metrics.upstream_request(&hub, UpstreamKind::Other, UpstreamOutcome::Limited);
     metrics.rate_limit(&hub, Some(100), Some(0));
     metrics.fill(FillOutcome::Failed);
+    metrics.layer(LayerOutcome::Failed);
     metrics.store_error("write", StoreErrorKind::Full);
     let rendered = metrics.render();
     let known: Vec<&str> = rendered

@@ -27,6 +27,15 @@ pub(super) struct RawConfig {
     pub(super) allow: Option<Vec<String>>,
     pub(super) deny: Option<Vec<String>>,
     pub(super) background_fills: Option<usize>,
+    pub(super) extract: Option<bool>,
+    pub(super) extract_layers: Option<usize>,
+    pub(super) extract_writers: Option<usize>,
+    pub(super) rootless_mounts: Option<bool>,
+    #[serde(deserialize_with = "size_text")]
+    pub(super) max_layer_size: Option<String>,
+    pub(super) max_layer_entries: Option<usize>,
+    #[serde(deserialize_with = "size_text")]
+    pub(super) max_zstd_window: Option<String>,
     pub(super) uncached_streams: Option<usize>,
     #[serde(deserialize_with = "size_text")]
     pub(super) buffer_memory: Option<String>,

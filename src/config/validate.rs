@@ -13,8 +13,9 @@ use url::Url;
 
 use super::error::Invalid;
 use super::raw::{RawAccessRule, RawConfig, RawDockerConfig, RawLog, RawTls, RawUpstream};
-use super::{AccessRule, Client, Config, Credentials, Log, LogFormat, ServerTls, Upstream};
+use super::{AccessRule, Client, Config, Credentials, Extract, Log, LogFormat, ServerTls, Upstream};
 use crate::oci::{RegistryHost, Repository};
+use crate::unpack::Limits;
 
 /// The endpoint of Docker Hub, whose name in image names is no registry.
 const DOCKER_HUB_ENDPOINT: &str = "https://registry-1.docker.io";
@@ -22,9 +23,13 @@ const DOCKER_HUB_ENDPOINT: &str = "https://registry-1.docker.io";
 /// The smallest buffer memory: 64 KiB for each of 16 downloads.
 const MIN_BUFFER_MEMORY: u64 = 1 << 20;
 
+/// More threads than this were never faster on any file system.
+const MAX_WRITERS: usize = 256;
+
 /// Validates all keys.
 pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
     let default = Config::default();
+    let extract = extract(&raw)?;
     let store = path("store", raw.store)?.unwrap_or(default.store);
     let index = match path("index", raw.index)? {
         Some(index) => index,
@@ -56,6 +61,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
         immutable_tags: globs("immutable_tags", &raw.immutable_tags.unwrap_or_default())?,
         allow,
         deny,
+        extract,
         background_fills: count("background_fills", raw.background_fills, default.background_fills)?,
         uncached_streams: count("uncached_streams", raw.uncached_streams, default.uncached_streams)?,
         buffer_memory: size("buffer_memory", raw.buffer_memory, default.buffer_memory)?,
@@ -74,6 +80,46 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
     };
     check_users(&config)?;
     Ok(config)
+}
+
+/// The keys are checked also when layers are not extracted.
+fn extract(raw: &RawConfig) -> Result<Option<Extract>, Invalid> {
+    let default = Extract::default();
+    let limits = default.limits;
+    let max_entries = count(
+        "max_layer_entries",
+        raw.max_layer_entries,
+        usize::try_from(limits.max_entries).unwrap_or(usize::MAX),
+    )?;
+    let extract = Extract {
+        layers: count("extract_layers", raw.extract_layers, default.layers)?,
+        writers: raw.extract_writers.map(writers).transpose()?,
+        rootless_mounts: raw.rootless_mounts.unwrap_or(default.rootless_mounts),
+        limits: Limits {
+            max_layer_bytes: size(
+                "max_layer_size",
+                raw.max_layer_size.clone(),
+                limits.max_layer_bytes,
+            )?,
+            max_entries: max_entries as u64,
+            max_zstd_window_bytes: size(
+                "max_zstd_window",
+                raw.max_zstd_window.clone(),
+                limits.max_zstd_window_bytes,
+            )?,
+        },
+    };
+    Ok(raw.extract.unwrap_or(true).then_some(extract))
+}
+
+fn writers(number: usize) -> Result<usize, Invalid> {
+    match number {
+        1..=MAX_WRITERS => Ok(number),
+        _ => Err(Invalid::new(
+            "extract_writers",
+            format!("is {number}; write 1 to {MAX_WRITERS}, or leave it out"),
+        )),
+    }
 }
 
 /// Returns the endpoints of docker.io when none are configured.

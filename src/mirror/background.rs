@@ -1,31 +1,37 @@
-//! The fills that serving a manifest starts, a bounded number at a time.
+//! What serving a manifest starts: its blobs are brought into the store, a bounded number at a time.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::Inner;
-use super::blob::Wanted;
-use super::fill::{Stage, Standing};
-use crate::flight::Seat;
-use crate::index::Member;
-use crate::oci::manifest::Descriptor;
-use crate::oci::{Digest, Manifest, Repository};
+use super::image::Image;
+use crate::oci::{Digest, Manifest, RegistryHost, Repository};
 
-/// How many manifests' fills are remembered as started or done.
+/// How many manifests are remembered as started or done.
 const MAX_REMEMBERED: usize = 4096;
 
 /// How many manifests' blobs may wait for their turn; beyond it, the clients' own requests start the fills.
 const MAX_WAITING: usize = 1024;
 
-/// The fills that no client has asked for yet.
+/// What no client has asked for yet.
 pub(super) struct Background {
     configured: Bounds,
     /// Of hosts that are not configured: they may send a byte a minute, and are not waited for by others.
     strangers: Bounds,
-    /// Manifests whose blobs are in the store or on their way, so that the next thousand nodes cost nothing.
-    started: Cache<(Repository, Digest), ()>,
+    /// Manifests that nothing is to be done for, so that the next thousand nodes cost nothing.
+    started: Cache<(Repository, Digest), Started>,
+}
+
+/// Why nothing is to be done for a manifest.
+#[derive(Clone, Copy)]
+enum Started {
+    /// All of it is in the store or on its way.
+    Done,
+    /// A layer could not be extracted, and is not tried again until then.
+    FailedUntil(Instant),
 }
 
 /// How many fills run, and how many manifests' blobs wait.
@@ -52,10 +58,18 @@ impl Background {
             started: Cache::new(MAX_REMEMBERED),
         }
     }
+
+    fn has_started(&self, key: &(Repository, Digest)) -> bool {
+        match self.started.get(key) {
+            Some(Started::Done) => true,
+            Some(Started::FailedUntil(until)) => Instant::now() < until,
+            None => false,
+        }
+    }
 }
 
 impl Inner {
-    /// Starts the fills of an image's config and layers, unless that was done before.
+    /// Starts to bring what a manifest names into the store, unless that was done before.
     pub(super) fn fill_in_background(
         self: &Arc<Self>,
         repository: &Repository,
@@ -63,80 +77,54 @@ impl Inner {
         manifest: &Manifest,
     ) {
         let key = (repository.clone(), digest.clone());
-        if self.offline || manifest.blobs().next().is_none() || self.background.started.get(&key).is_some() {
+        // A mirror that is offline extracts what the store has.
+        let is_wanted = manifest.blobs().next().is_some()
+            && (!self.offline || (self.extraction.is_some() && manifest.image_blobs().is_some()));
+        if !is_wanted || self.background.has_started(&key) {
             return;
         }
-        let bounds = if self.upstreams.is_configured(&repository.host) {
-            &self.background.configured
-        } else {
-            &self.background.strangers
-        };
+        let bounds = self.bounds(&repository.host);
         let Ok(place) = Arc::clone(&bounds.places).try_acquire_owned() else {
             return;
         };
-        let turns = Arc::clone(&bounds.turns);
-        self.background.started.insert(key.clone(), ());
-        let (inner, blobs) = (Arc::clone(self), manifest.blobs().cloned().collect::<Vec<_>>());
+        self.background.started.insert(key.clone(), Started::Done);
+        let image = self.bring(repository, digest, manifest, Arc::clone(&bounds.turns));
+        let inner = Arc::clone(self);
         tokio::spawn(async move {
-            // One after the other, so that they start in the order in which a client will ask for them.
-            for blob in blobs {
-                let Ok(turn) = Arc::clone(&turns).acquire_owned().await else {
-                    break;
-                };
-                let (inner, key) = (Arc::clone(&inner), key.clone());
-                tokio::spawn(async move {
-                    if !inner.has_or_fills(&key.0, &blob).await {
-                        // The next client that asks for the manifest starts it again.
-                        inner.background.started.remove(&key);
-                    }
-                    drop(turn);
-                });
-            }
+            image.ended().await;
+            inner.note_ended(key, &image);
             drop(place);
         });
     }
 
-    /// Brings a blob into the store if it is not there; tells whether it is there or somebody brings it.
-    async fn has_or_fills(self: &Arc<Self>, repository: &Repository, blob: &Descriptor) -> bool {
-        let (store, digest) = (self.store.clone(), blob.digest.clone());
-        let path = store.blob_path(&digest);
-        match self
-            .disk
-            .run("stat", &path, move || store.stat_blob(&digest))
-            .await
-        {
-            Ok(Some(_)) => return true,
-            Ok(None) => {}
-            // Without a reader nothing is streamed past the store.
-            Err(error) => {
-                self.note_store_error(&error);
-                return false;
-            }
+    /// Brings what a manifest names into the store, whatever was done before.
+    pub(super) fn bring_now(
+        self: &Arc<Self>,
+        repository: &Repository,
+        digest: &Digest,
+        manifest: &Manifest,
+    ) -> Arc<Image> {
+        let turns = Arc::clone(&self.bounds(&repository.host).turns);
+        self.bring(repository, digest, manifest, turns)
+    }
+
+    fn bounds(&self, host: &RegistryHost) -> &Bounds {
+        if self.upstreams.is_configured(host) {
+            &self.background.configured
+        } else {
+            &self.background.strangers
         }
-        let Ok(upstream) = self.upstream(&repository.host) else {
-            return false;
-        };
-        let may_share = self.may_share(&repository.host, &blob.digest).await;
-        let member = Member {
-            size_bytes: Some(blob.size_bytes),
-        };
-        let wanted = Wanted {
-            upstream,
-            repository,
-            digest: &blob.digest,
-            expected_size: member.size_bytes,
-            standing: Standing::of(Some(member), may_share),
-        };
-        let key = self.fill_key(&repository.host, &blob.digest);
-        match self.fills.join(key, || wanted.fill()) {
-            Seat::Follower(_) => true,
-            Seat::Leader(leader) => {
-                let fill = Arc::clone(leader.flight());
-                self.fill_task(&wanted, Arc::clone(&fill), Some(leader))
-                    .run()
-                    .await;
-                matches!(fill.progress().borrow().stage, Stage::Verified)
+    }
+
+    fn note_ended(&self, key: (Repository, Digest), image: &Image) {
+        let Some(error) = image.failure() else { return };
+        match error.remembered_for() {
+            Some(time) => {
+                let until = Started::FailedUntil(Instant::now() + time);
+                self.background.started.insert(key, until);
             }
+            // The next client that asks for the manifest starts it again.
+            None => drop(self.background.started.remove(&key)),
         }
     }
 }

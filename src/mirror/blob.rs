@@ -164,7 +164,7 @@ impl BlobStream {
 }
 
 impl Inner {
-    async fn open_blob(
+    pub(super) async fn open_blob(
         self: &Arc<Self>,
         repository: &Repository,
         digest: &Digest,

@@ -17,7 +17,7 @@ use super::negative::Asked;
 use super::{Inner, Mirror, MirrorError};
 use crate::flight::Questions;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
-use crate::oci::{Accept, Algorithm, Digest, Manifest, Reference, Repository, Tag, Verified};
+use crate::oci::{Accept, Algorithm, Digest, Manifest, Platform, Reference, Repository, Tag, Verified};
 use crate::store::{Record, Subject};
 use crate::telemetry::metrics::ManifestResult;
 use crate::upstream::{FetchedManifest, UpstreamErrorClass};
@@ -125,7 +125,7 @@ impl Mirror {
         })
     }
 
-    /// As [`Mirror::manifest`], and starts the fills of the image's blobs.
+    /// As [`Mirror::manifest`], and starts to bring the image's blobs and layers into the store.
     ///
     /// # Errors
     /// As [`Mirror::manifest`].
@@ -158,16 +158,13 @@ impl Inner {
             }
             Reference::Tag(tag) => {
                 let (known, freshness, result) = self.manifest_by_tag(repository, tag).await?;
-                match &known.manifest {
-                    Manifest::Index {
-                        media_type,
-                        linux_amd64: Some(image),
-                        ..
-                    } if !accept.accepts(media_type) => {
+                let manifest = &known.manifest;
+                match manifest.image_for(&Platform::linux_amd64()) {
+                    Some(image) if !accept.accepts(manifest.media_type()) => {
                         let (image, _) = self.manifest_by_digest(repository, image).await?;
                         Ok((image, freshness, result))
                     }
-                    _ => Ok((known, freshness, result)),
+                    Some(_) | None => Ok((known, freshness, result)),
                 }
             }
         }

@@ -4,11 +4,11 @@
 //! beside them which kind of manifest it is and which blobs it names. Source:
 //! image-spec `manifest.md` and `image-index.md`, Docker's schema 2.
 
-use oci_spec::image::{Arch, Os};
 use serde::Deserialize;
 
 use super::digest::Digest;
 use super::media_type;
+use super::platform::Platform;
 
 /// The largest manifest that is taken, in bytes: what registries themselves allow.
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
@@ -21,6 +21,16 @@ pub struct Descriptor {
     pub size_bytes: u64,
     /// The blob's bytes may be fetched from elsewhere only ("foreign" layers); registries do not hold them.
     pub is_foreign: bool,
+    /// What the image runs on, if it is an index that names it and says so.
+    pub platform: Option<Platform>,
+}
+
+/// The blobs of an image whose layers can be extracted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBlobs {
+    pub config: Descriptor,
+    /// The bottom one first; never empty.
+    pub layers: Vec<Descriptor>,
 }
 
 /// A manifest's kind, and what it names.
@@ -32,11 +42,10 @@ pub enum Manifest {
         config: Option<Descriptor>,
         layers: Vec<Descriptor>,
     },
-    /// An index or manifest list, with the digest of its `linux/amd64` image if it has one.
+    /// An index or manifest list.
     Index {
         media_type: String,
         manifests: Vec<Descriptor>,
-        linux_amd64: Option<Digest>,
     },
     /// Anything else that is JSON with a schema version, such as Docker's schema 1.
     Other { media_type: String },
@@ -70,15 +79,7 @@ struct RawDescriptor {
     size: u64,
     #[serde(default)]
     urls: Option<Vec<String>>,
-    platform: Option<RawPlatform>,
-}
-
-#[derive(Deserialize)]
-struct RawPlatform {
-    #[serde(default)]
-    os: Option<Os>,
-    #[serde(default)]
-    architecture: Option<Arch>,
+    platform: Option<serde_json::Value>,
 }
 
 impl Manifest {
@@ -91,19 +92,9 @@ impl Manifest {
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseManifestError> {
         let raw: RawManifest = serde_json::from_slice(bytes)?;
         if let Some(manifests) = raw.manifests {
-            let linux_amd64 = manifests
-                .iter()
-                .find(|manifest| {
-                    manifest
-                        .platform
-                        .as_ref()
-                        .is_some_and(RawPlatform::is_linux_amd64)
-                })
-                .map(|manifest| manifest.digest.clone());
             return Ok(Self::Index {
                 media_type: raw.media_type.unwrap_or_else(|| media_type::OCI_INDEX.to_owned()),
                 manifests: manifests.into_iter().map(Into::into).collect(),
-                linux_amd64,
             });
         }
         if raw.config.is_some() || raw.layers.is_some() {
@@ -142,18 +133,53 @@ impl Manifest {
         config.into_iter().chain(layers).filter(|blob| !blob.is_foreign)
     }
 
+    /// Returns the blobs of an image whose layers are changesets of a file system.
+    ///
+    /// `None` of everything else that manifests are used for: Helm charts, signatures, attestations (whose
+    /// config may be an image's), WASM modules, artifacts without a config, and images some of whose
+    /// layers are foreign.
+    pub fn image_blobs(&self) -> Option<ImageBlobs> {
+        let Self::Image {
+            config: Some(config),
+            layers,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        let is_layer = |blob: &Descriptor| !blob.is_foreign && media_type::is_layer(&blob.media_type);
+        let is_image = media_type::is_image_config(&config.media_type)
+            && !config.is_foreign
+            && !layers.is_empty()
+            && layers.iter().all(is_layer);
+        is_image.then(|| ImageBlobs {
+            config: config.clone(),
+            layers: layers.clone(),
+        })
+    }
+
+    /// Returns the digest of the image that an index has for a platform.
+    ///
+    /// Of several that would do, the architecture's usual one, else the first.
+    pub fn image_for(&self, platform: &Platform) -> Option<&Digest> {
+        let offers = || {
+            self.children().iter().filter_map(|child| {
+                let offered = child.platform.as_ref()?;
+                platform.takes(offered).then_some((&child.digest, offered))
+            })
+        };
+        offers()
+            .find(|(_, offered)| offered.is_usual())
+            .or_else(|| offers().next())
+            .map(|(digest, _)| digest)
+    }
+
     /// Returns the manifests that an index names.
     pub fn children(&self) -> &[Descriptor] {
         match self {
             Self::Index { manifests, .. } => manifests,
             Self::Image { .. } | Self::Other { .. } => &[],
         }
-    }
-}
-
-impl RawPlatform {
-    fn is_linux_amd64(&self) -> bool {
-        self.os == Some(Os::Linux) && self.architecture == Some(Arch::Amd64)
     }
 }
 
@@ -167,6 +193,10 @@ impl From<RawDescriptor> for Descriptor {
             digest: raw.digest,
             size_bytes: raw.size,
             is_foreign,
+            // What it says beside the blob is no reason to refuse a manifest.
+            platform: raw
+                .platform
+                .and_then(|platform| serde_json::from_value(platform).ok()),
         }
     }
 }
@@ -206,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_names_manifests_and_its_amd64_image() {
+    fn an_index_names_manifests_and_the_image_of_each_platform() {
         let mut arm = descriptor(media_type::DOCKER_MANIFEST, "arm");
         arm["platform"] = serde_json::json!({"os": "linux", "architecture": "arm64"});
         let mut amd = descriptor(media_type::DOCKER_MANIFEST, "amd");
@@ -216,10 +246,85 @@ mod tests {
                 .unwrap();
         assert_eq!(index.blobs().count(), 0);
         assert_eq!(index.children().len(), 2);
-        let Manifest::Index { linux_amd64, .. } = index else {
-            panic!("not an index")
+        let image_for = |platform: &str| index.image_for(&platform.parse().unwrap()).cloned();
+        assert_eq!(
+            image_for("linux/amd64"),
+            Some(Digest::of(Algorithm::Sha256, b"amd"))
+        );
+        assert_eq!(
+            image_for("linux/arm64/v8"),
+            Some(Digest::of(Algorithm::Sha256, b"arm"))
+        );
+        assert_eq!(image_for("linux/s390x"), None);
+    }
+
+    #[test]
+    fn of_several_variants_the_usual_one_is_taken() {
+        let entry = |seed: &str, variant: Option<&str>| {
+            let mut entry = descriptor(media_type::OCI_MANIFEST, seed);
+            entry["platform"] = serde_json::json!({"os": "linux", "architecture": "arm", "variant": variant});
+            entry
         };
-        assert_eq!(linux_amd64, Some(Digest::of(Algorithm::Sha256, b"amd")));
+        let entries = [entry("six", Some("v6")), entry("seven", Some("v7"))];
+        let index = parse(&serde_json::json!({"manifests": entries})).unwrap();
+        for (platform, expected) in [("linux/arm", "seven"), ("linux/arm/v6", "six")] {
+            let found = index.image_for(&platform.parse().unwrap());
+            assert_eq!(
+                found,
+                Some(&Digest::of(Algorithm::Sha256, expected.as_bytes())),
+                "{platform}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_images_have_layers_that_are_extracted() {
+        const OCI_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+        const DOCKER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let docker_foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+        for (config, layers, expected) in [
+            (
+                media_type::OCI_CONFIG,
+                vec![OCI_GZIP, "application/vnd.oci.image.layer.v1.tar+zstd"],
+                true,
+            ),
+            (media_type::DOCKER_CONFIG, vec![DOCKER_GZIP], true),
+            (media_type::OCI_CONFIG, vec![], false),
+            (media_type::OCI_CONFIG, vec![OCI_GZIP, docker_foreign], false),
+            (
+                media_type::OCI_CONFIG,
+                vec!["application/vnd.in-toto+json"],
+                false,
+            ),
+            (
+                media_type::OCI_CONFIG,
+                vec!["application/vnd.dev.cosign.simplesigning.v1+json"],
+                false,
+            ),
+            (
+                media_type::OCI_CONFIG,
+                vec!["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"],
+                false,
+            ),
+            (
+                "application/vnd.cncf.helm.config.v1+json",
+                vec!["application/vnd.cncf.helm.chart.content.v1.tar+gzip"],
+                false,
+            ),
+            (
+                "application/vnd.wasm.config.v0+json",
+                vec!["application/wasm"],
+                false,
+            ),
+            ("application/vnd.oci.empty.v1+json", vec![OCI_GZIP], false),
+        ] {
+            let layers: Vec<_> = layers.iter().map(|layer| descriptor(layer, layer)).collect();
+            let manifest =
+                parse(&serde_json::json!({"config": descriptor(config, "c"), "layers": layers})).unwrap();
+            assert_eq!(manifest.image_blobs().is_some(), expected, "{config} {layers:?}");
+        }
+        let without_config = parse(&serde_json::json!({"layers": [descriptor(OCI_GZIP, "l")]})).unwrap();
+        assert_eq!(without_config.image_blobs(), None);
     }
 
     #[test]

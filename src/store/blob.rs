@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     /// Any errno.
     pub fn stage(&self) -> Result<StagedFile, FsError> {
-        self.inner.work.stage()
+        self.work()?.stage()
     }
 
     /// Publishes a staged blob under the digest that it was verified to have.

@@ -32,6 +32,8 @@ const READ_ATTEMPTS: u32 = 3;
 pub enum OpenStoreError {
     #[error("store {} cannot be written; give wharf a directory that its user may write (--store DIR)", path.display())]
     Unwritable { path: PathBuf, source: FsError },
+    #[error("there is no store at {}; name the directory of one (--store DIR)", path.display())]
+    Missing { path: PathBuf },
     #[error("store {} cannot be read; give wharf the directory of a store that its user may read", path.display())]
     Unreadable { path: PathBuf, source: FsError },
     #[error("{} is not wharf's; give wharf an empty directory (--store DIR), or restore the file", path.display())]

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::oci::{Digest, RegistryHost, Repository};
+use crate::oci::{Algorithm, ChainId, DiffId, Digest, LayerId, RegistryHost, Repository};
 
 use super::record::Subject;
+
+/// The directory that is a layer, within what is published under its id.
+pub(super) const DIFF: &str = "diff";
 
 /// The paths of one store.
 pub(super) struct Layout {
@@ -81,6 +84,38 @@ impl Layout {
 
     pub(super) fn manifest_mark(&self, repository: &Repository, digest: &Digest) -> PathBuf {
         self.manifest_marks(repository).join(file_name(digest))
+    }
+
+    /// Returns what is published under a layer's id: the layer, and what lies beside it.
+    pub(super) fn layer(&self, layer_id: &LayerId) -> PathBuf {
+        self.root.join("layers").join("overlay").join(layer_id.as_str())
+    }
+
+    pub(super) fn layer_diff(&self, layer_id: &LayerId) -> PathBuf {
+        self.layer(layer_id).join(DIFF)
+    }
+
+    /// Returns the directories that hold the chains, by the algorithm of their ids.
+    pub(super) fn chain_dirs(&self) -> [(Algorithm, PathBuf); 2] {
+        [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| (algorithm, self.chains(algorithm)))
+    }
+
+    fn chains(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("chains").join(algorithm.as_str())
+    }
+
+    /// Returns the record of one form of a layer.
+    pub(super) fn chain_form(&self, chain_id: &ChainId, form: &str) -> PathBuf {
+        let digest = chain_id.digest();
+        self.chains(digest.algorithm()).join(digest.hex()).join(form)
+    }
+
+    pub(super) fn diff_marks(&self, diff_id: &DiffId) -> PathBuf {
+        let digest = diff_id.digest();
+        self.root
+            .join("diffs")
+            .join(digest.algorithm().as_str())
+            .join(digest.hex())
     }
 
     pub(super) fn work(&self) -> PathBuf {

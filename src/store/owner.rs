@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::fs::{self, FsError, FsErrorKind, StagedFile, random_name};
 
 use super::format::OpenStoreError;
+use super::layer::StagedLayer;
 use super::layout::Layout;
 
 /// A fill writes at least every few minutes, or fails; a day is far beyond that.
@@ -43,7 +44,7 @@ struct Owner {
 }
 
 impl WorkDir {
-    pub(super) fn make(layout: &Layout) -> Result<Self, OpenStoreError> {
+    pub(super) fn open(layout: &Layout) -> Result<Self, OpenStoreError> {
         let pid = std::process::id();
         let start_time = start_time_of(pid).unwrap_or_else(|| "0".to_owned());
         let owner = Owner {
@@ -64,15 +65,25 @@ impl WorkDir {
         &self.path
     }
 
-    /// Creates a staged file; makes the directory again if somebody removed it.
+    /// Creates a staged file.
     pub(super) fn stage(&self) -> Result<StagedFile, FsError> {
+        self.make(StagedFile::create)
+    }
+
+    /// Makes the directory of a staged layer.
+    pub(super) fn stage_layer(&self) -> Result<StagedLayer, FsError> {
+        self.make(StagedLayer::create)
+    }
+
+    /// Makes something under a name of its own; the directory too if somebody removed it.
+    fn make<T>(&self, make: impl Fn(PathBuf) -> Result<T, FsError>) -> Result<T, FsError> {
         let path = self.path.join(random_name());
-        match StagedFile::create(path.clone()) {
+        match make(path.clone()) {
             Err(error) if error.kind() == FsErrorKind::Missing => {
                 fs::make_dirs(&self.path)?;
-                StagedFile::create(path)
+                make(path)
             }
-            staged => staged,
+            made => made,
         }
     }
 }
@@ -101,17 +112,34 @@ pub(super) fn clear_dead(layout: &Layout) {
         }
     };
     let here = Place::current();
-    for name in names {
-        let path = work.join(&name);
-        let is_dead = Owner::from_name(&name).is_some_and(|owner| owner.is_dead(&here, &path));
-        if !is_dead {
-            continue;
-        }
-        match std::fs::remove_dir_all(&path) {
-            Ok(()) => tracing::info!(path = %path.display(), "cleared staging of a dead process"),
-            Err(source) => tracing::warn!(path = %path.display(), %source, "cannot clear abandoned staging"),
-        }
+    let is_dead =
+        |name: &str, path: &Path| Owner::from_name(name).is_some_and(|owner| owner.is_dead(&here, path));
+    let dead = names
+        .iter()
+        .map(|name| (name, work.join(name)))
+        .filter(|(name, path)| is_dead(name, path))
+        .map(|(_, path)| path);
+    let (with_layers, files_alone): (Vec<_>, Vec<_>) = dead.partition(|path| has_directories(path));
+    files_alone.iter().for_each(|path| clear(path));
+    if !with_layers.is_empty() {
+        // Layers can have millions of files: serving does not wait until they are gone.
+        std::thread::spawn(move || with_layers.iter().for_each(|path| clear(path)));
     }
+}
+
+fn clear(path: &Path) {
+    match fs::remove_tree(path) {
+        Ok(()) => tracing::info!(path = %path.display(), "cleared staging of a dead process"),
+        Err(error) => tracing::warn!(error = error.full_text(), "cannot clear abandoned staging"),
+    }
+}
+
+/// Tells whether there are staged layers among what a process left.
+fn has_directories(path: &Path) -> bool {
+    let is_dir = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    };
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(is_dir))
 }
 
 impl Place {

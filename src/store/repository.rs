@@ -76,7 +76,7 @@ impl Store {
 }
 
 /// Makes an empty file, and its directory, unless it is there.
-fn mark(dir: &Path, path: &Path) -> Result<(), FsError> {
+pub(super) fn mark(dir: &Path, path: &Path) -> Result<(), FsError> {
     if fs::stat(path)?.is_some() {
         return Ok(());
     }

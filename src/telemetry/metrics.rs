@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -210,6 +211,31 @@ impl EncodeLabelValue for FillOutcome {
     }
 }
 
+/// How a layer of an image ended.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum LayerOutcome {
+    /// It was extracted, and is published.
+    Published,
+    /// It names the directory of another stack's layer.
+    Shared,
+    /// It could not be extracted or published.
+    Failed,
+}
+
+impl LayerOutcome {
+    const ALL: &[Self] = &[Self::Published, Self::Shared, Self::Failed];
+}
+
+impl EncodeLabelValue for LayerOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            LayerOutcome::Published => "published",
+            LayerOutcome::Shared => "shared",
+            LayerOutcome::Failed => "failed",
+        })
+    }
+}
+
 /// What kind of error a call of the store ended with.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum StoreErrorKind {
@@ -283,6 +309,9 @@ struct Table {
     fills: Family<FillLabels, Counter>,
     fill_followers: Gauge,
     uncached_streams: Gauge,
+    layers: Family<LayerLabels, Counter>,
+    layers_running: Gauge,
+    layers_seconds: Counter<f64, AtomicU64>,
     store_errors: Family<StoreErrorLabels, Counter>,
 }
 
@@ -318,6 +347,11 @@ struct UpstreamRequestLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FillLabels {
     outcome: FillOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LayerLabels {
+    outcome: LayerOutcome,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -398,6 +432,13 @@ impl Metrics {
                 "uncached_streams",
                 "Blobs being streamed from upstream past the store",
             ),
+            layers: register(r, "layers", "Layers of images, by how their extraction ended"),
+            layers_running: register(r, "layers_running", "Layers being extracted"),
+            layers_seconds: register(
+                r,
+                "layers_extraction_seconds",
+                "Time that extracted layers took, waiting for their bytes included",
+            ),
             store_errors: register(r, "store_errors", "Calls of the store that failed"),
             registry,
         }));
@@ -411,6 +452,7 @@ impl Metrics {
             blob_requests,
             manifest_requests,
             fills,
+            layers,
             store_errors,
             ..
         } = &*self.0;
@@ -422,6 +464,9 @@ impl Metrics {
         }
         for outcome in FillOutcome::ALL.iter().copied() {
             drop(fills.get_or_create(&FillLabels { outcome }));
+        }
+        for outcome in LayerOutcome::ALL.iter().copied() {
+            drop(layers.get_or_create(&LayerLabels { outcome }));
         }
         for kind in StoreErrorKind::ALL.iter().copied() {
             for operation in STORE_OPERATIONS {
@@ -534,6 +579,21 @@ impl Metrics {
         Running::start(&self.0.uncached_streams)
     }
 
+    /// Counts a layer of an image.
+    pub fn layer(&self, outcome: LayerOutcome) {
+        self.0.layers.get_or_create(&LayerLabels { outcome }).inc();
+    }
+
+    /// Counts a layer as being extracted until the guard is dropped.
+    pub fn layer_running(&self) -> Running {
+        Running::start(&self.0.layers_running)
+    }
+
+    /// Adds the time that the extraction of a layer took.
+    pub fn layer_seconds(&self, took: Duration) {
+        self.0.layers_seconds.inc_by(took.as_secs_f64());
+    }
+
     /// Counts a call of the store that failed; `operation` is its fixed name, never a path.
     pub fn store_error(&self, operation: &'static str, kind: StoreErrorKind) {
         let labels = StoreErrorLabels { operation, kind };
@@ -588,6 +648,8 @@ mod tests {
         metrics.rate_limit(&host("docker.io"), Some(100), Some(20));
         metrics.rate_limit(&host("evil.example"), Some(1), Some(1));
         metrics.fill(FillOutcome::Published);
+        metrics.layer(LayerOutcome::Shared);
+        metrics.layer_seconds(Duration::from_millis(1500));
         metrics.store_error("rename", StoreErrorKind::Full);
         let rendered = metrics.render();
         for line in [
@@ -604,6 +666,10 @@ mod tests {
             "wharf_fills_total{outcome=\"published\"} 1",
             "wharf_fill_followers 0",
             "wharf_uncached_streams 0",
+            "wharf_layers_total{outcome=\"shared\"} 1",
+            "wharf_layers_total{outcome=\"failed\"} 0",
+            "wharf_layers_running 0",
+            "wharf_layers_extraction_seconds_total 1.5",
             "wharf_store_errors_total{operation=\"rename\",kind=\"full\"} 1",
         ] {
             assert!(rendered.lines().any(|l| l == line), "no {line} in\n{rendered}");

@@ -1,0 +1,351 @@
+//! Extracts one layer, once for all stacks and images that want it at the same time.
+//!
+//! A layer is found by its DiffID, whatever stack it lies on: extraction knows nothing of stacks, so two of
+//! them can never wait for each other. Who wants it follows the extraction under way, or finds one that
+//! ended and is not published yet (its stack's lower layers may take their time).
+
+use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::bytes::{Failure, FillBytes, StoredBytes};
+use super::extracted::Extracted;
+use super::{ForWhom, LayerError, LayerStage, LayerTask};
+use crate::flight::{Questions, Seat};
+use crate::mirror::blob::Wanted;
+use crate::mirror::fill::Standing;
+use crate::oci::{ChainId, DiffId, RegistryHost};
+use crate::store::{ChainRecord, StagedLayer, StoredBlob};
+use crate::telemetry::metrics::LayerOutcome;
+use crate::unpack::{self, Options, UnpackError, Unpacked};
+
+/// How many failures, and extracted layers that wait for what is below, are remembered.
+const MAX_REMEMBERED: usize = 4096;
+
+/// How often the log tells how far a long extraction is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// What an extraction is shared by, as a fill is ([`crate::mirror::fill::FillKey`]).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LayerKey {
+    diff_id: DiffId,
+    /// The host, if it is not configured.
+    stranger: Option<RegistryHost>,
+    /// The stack, if what others have does not suit it.
+    alone: Option<ChainId>,
+}
+
+/// A layer that is there.
+#[derive(Clone)]
+pub(super) enum Found {
+    /// To be published.
+    Extracted(Arc<Extracted>),
+    /// Published, on another stack.
+    Shared(ChainRecord),
+}
+
+type Answer = Result<Found, LayerError>;
+
+/// What extracting works with.
+pub(in crate::mirror) struct Extraction {
+    pub(super) options: Options,
+    turns: Arc<Semaphore>,
+    under_way: Questions<LayerKey, Answer>,
+    /// What waits to be published.
+    waiting: Cache<LayerKey, Weak<Extracted>>,
+    failures: Cache<DiffId, (Instant, LayerError)>,
+    /// The unpackings under way.
+    running: Mutex<Vec<Weak<unpack::Progress>>>,
+    stop: CancellationToken,
+    threads: TaskTracker,
+}
+
+/// Where a layer's bytes come from; boxed, since each is read by a thread.
+struct Origin {
+    bytes: Box<dyn Read + Send>,
+    failure: Failure,
+    is_fetched: bool,
+}
+
+impl Extraction {
+    pub(in crate::mirror) fn new(options: Options, at_a_time: usize) -> Self {
+        Self {
+            options,
+            turns: Arc::new(Semaphore::new(at_a_time.min(Semaphore::MAX_PERMITS))),
+            under_way: Questions::default(),
+            waiting: Cache::new(MAX_REMEMBERED),
+            failures: Cache::new(MAX_REMEMBERED),
+            running: Mutex::default(),
+            stop: CancellationToken::new(),
+            threads: TaskTracker::new(),
+        }
+    }
+
+    /// Returns why the layer failed a short while ago, if it did.
+    pub(super) fn failure(&self, diff_id: &DiffId) -> Option<LayerError> {
+        let (until, error) = self.failures.get(diff_id)?;
+        (Instant::now() < until).then_some(error)
+    }
+
+    /// Ends what is under way, and waits until its staging is removed.
+    pub(in crate::mirror) async fn stop(&self) {
+        self.stop.cancel();
+        for progress in self.lock_running().iter().filter_map(Weak::upgrade) {
+            progress.cancelled.store(true, Ordering::Relaxed);
+        }
+        self.threads.close();
+        self.threads.wait().await;
+    }
+
+    fn note_failure(&self, diff_id: &DiffId, error: &LayerError) {
+        if let Some(time) = error.remembered_for() {
+            self.failures
+                .insert(diff_id.clone(), (Instant::now() + time, error.clone()));
+        }
+    }
+
+    fn add_running(&self, progress: &Arc<unpack::Progress>) {
+        let mut running = self.lock_running();
+        running.retain(|progress| progress.strong_count() > 0);
+        running.push(Arc::downgrade(progress));
+    }
+
+    fn lock_running(&self) -> MutexGuard<'_, Vec<Weak<unpack::Progress>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LayerTask {
+    /// Returns the layer: published already, or extracted by this task or by whoever is at it; in that
+    /// case `false` beside it.
+    pub(super) async fn find(&self, for_whom: ForWhom) -> (Answer, bool) {
+        let host = &self.image.repository.host;
+        let key = LayerKey {
+            diff_id: self.link.diff_id.clone(),
+            stranger: self.mirror.fill_key(host, self.digest()).stranger,
+            alone: (for_whom == ForWhom::ThisStack).then(|| self.link.chain_id.clone()),
+        };
+        let extraction = &self.extraction;
+        if let Some(extracted) = extraction.waiting.get(&key).and_then(|waiting| waiting.upgrade()) {
+            return (Ok(Found::Extracted(extracted)), false);
+        }
+        let leads = AtomicBool::new(false);
+        let find = || {
+            leads.store(true, Ordering::Relaxed);
+            let (task, key) = (self.clone(), key.clone());
+            async move { task.find_once(key).await }
+        };
+        let answer = extraction.under_way.ask(key.clone(), find).await;
+        let answer = answer.unwrap_or_else(|abandoned| Err(abandoned.into()));
+        (answer, leads.into_inner())
+    }
+
+    async fn find_once(&self, key: LayerKey) -> Answer {
+        // Whoever was at it may have ended before this question began.
+        if key.alone.is_none()
+            && let Some(shared) = self.shareable().await?
+        {
+            return Ok(Found::Shared(shared));
+        }
+        let extracted = self.extract().await;
+        match extracted {
+            Ok(extracted) => {
+                // Before the question ends, so that who asks next finds it.
+                self.extraction.waiting.insert(key, Arc::downgrade(&extracted));
+                Ok(Found::Extracted(extracted))
+            }
+            Err(error) => {
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Remembers and tells why the layer is not extracted; what ended the fill was told by that.
+    fn note_failure(&self, error: &LayerError) {
+        let Self { image, link, .. } = self;
+        if matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
+            return;
+        }
+        self.extraction.note_failure(&link.diff_id, error);
+        self.mirror.metrics.layer(LayerOutcome::Failed);
+        if let Some(error) = error.store_error() {
+            self.mirror.note_store_error(error);
+        }
+        let cause: &dyn std::error::Error = error;
+        tracing::warn!(
+            layer = %self.digest(), image = %image.repository, manifest = %image.digest,
+            diff_id = %link.diff_id, error = cause, "layer not extracted"
+        );
+    }
+
+    async fn extract(&self) -> Result<Arc<Extracted>, LayerError> {
+        let extraction = &self.extraction;
+        let _turn = extraction
+            .turns
+            .acquire()
+            .await
+            .map_err(|_| LayerError::Stopped)?;
+        let origin = self.origin().await?;
+        let (store, root) = (self.mirror.store.clone(), self.mirror.store.root().to_owned());
+        let staging = self.mirror.disk.run("stage", &root, move || store.stage_layer());
+        let staged = staging.await?;
+        let _running = self.mirror.metrics.layer_running();
+        let started = Instant::now();
+        let progress = self.layer().unpacking();
+        extraction.add_running(&progress);
+        if extraction.stop.is_cancelled() {
+            return Err(LayerError::Stopped);
+        }
+        if !origin.is_fetched {
+            self.layer().set_stage(LayerStage::Extracting);
+        }
+        let (options, diff_id, of_thread) = (
+            extraction.options.clone(),
+            self.link.diff_id.clone(),
+            Arc::clone(&progress),
+        );
+        let unpacking = extraction
+            .threads
+            .spawn_blocking(move || unpack_into(staged, origin, &diff_id, &options, &of_thread));
+        let (unpacked, staged) = self.unpacked(unpacking, &progress).await?;
+        self.tell_end(&unpacked, started.elapsed());
+        Ok(Arc::new(Extracted::new(
+            self.layer().blob.clone(),
+            unpacked,
+            staged,
+        )))
+    }
+
+    /// Waits for an unpacking, and lets the log tell how far it is.
+    async fn unpacked<T>(
+        &self,
+        mut unpacking: JoinHandle<Result<T, LayerError>>,
+        progress: &unpack::Progress,
+    ) -> Result<T, LayerError> {
+        let mut ticks = interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // A panic is in the log already.
+                ended = &mut unpacking => return ended.map_err(|_| LayerError::Stopped)?,
+                _ = ticks.tick() => tracing::info!(
+                    layer = %self.digest(), image = %self.image.repository,
+                    entries = progress.entries.load(Ordering::Relaxed),
+                    bytes = progress.bytes.load(Ordering::Relaxed),
+                    "extracting"
+                ),
+            }
+        }
+    }
+
+    fn tell_end(&self, unpacked: &Unpacked, took: Duration) {
+        self.mirror.metrics.layer_seconds(took);
+        let (layer, image) = (self.digest(), &self.image.repository);
+        let (entries, bytes) = (unpacked.entries, unpacked.size_bytes);
+        tracing::info!(%layer, %image, entries, bytes, seconds = took.as_secs_f64(), "extracted");
+        if unpacked.compromises != unpack::Compromises::default() {
+            let compromises = serde_json::to_string(&unpacked.compromises).unwrap_or_default();
+            tracing::warn!(
+                %layer, %image, compromises,
+                "the store's file system could not keep all of the layer; `wharf doctor STORE` says what to change"
+            );
+        }
+    }
+
+    /// Opens the layer's bytes: in the store, or in the fill that brings them.
+    async fn origin(&self) -> Result<Origin, LayerError> {
+        let failure = Failure::default();
+        if let Some(blob) = self.stored_blob().await? {
+            return Ok(Origin {
+                bytes: Box::new(StoredBytes::new(blob, self.digest(), failure.clone())),
+                failure,
+                is_fetched: false,
+            });
+        }
+        let (mirror, repository) = (&self.mirror, &self.image.repository);
+        let blob = &self.layer().blob;
+        let wanted = Wanted {
+            upstream: mirror.upstream(&repository.host)?,
+            repository,
+            digest: &blob.digest,
+            expected_size: Some(blob.size_bytes),
+            standing: Standing::of(
+                Some(super::member(blob)),
+                mirror.may_share(&repository.host, &blob.digest).await,
+            ),
+        };
+        let key = mirror.fill_key(&repository.host, &blob.digest);
+        let fill = match mirror.fills.join(key, || wanted.fill()) {
+            Seat::Follower(fill) => fill,
+            Seat::Leader(leader) => {
+                let fill = Arc::clone(leader.flight());
+                tokio::spawn(mirror.fill_task(&wanted, Arc::clone(&fill), Some(leader)).run());
+                fill
+            }
+        };
+        self.layer().set_fetching(fill.progress());
+        Ok(Origin {
+            bytes: Box::new(FillBytes::new(
+                fill,
+                self.extraction.stop.clone(),
+                failure.clone(),
+            )),
+            failure,
+            is_fetched: true,
+        })
+    }
+
+    /// Opens the blob if it is in the store and may be taken from there.
+    async fn stored_blob(&self) -> Result<Option<StoredBlob>, LayerError> {
+        let (mirror, host) = (&self.mirror, &self.image.repository.host);
+        if mirror.unreadable.contains(self.digest()) || !mirror.may_share(host, self.digest()).await {
+            return Ok(None);
+        }
+        let (store, digest) = (mirror.store.clone(), self.digest().clone());
+        let path = store.blob_path(&digest);
+        let open = mirror.disk.run("open", &path, move || store.open_blob(&digest));
+        Ok(open.await?)
+    }
+}
+
+/// Unpacks into a staged directory, and checks that it is the layer that was wanted. Blocks.
+fn unpack_into(
+    staged: StagedLayer,
+    origin: Origin,
+    expected: &DiffId,
+    options: &Options,
+    progress: &unpack::Progress,
+) -> Result<(Unpacked, StagedLayer), LayerError> {
+    // The bytes are read to their end, where their digest has been checked.
+    let unpacked = unpack::unpack(origin.bytes, &staged.diff(), options, progress)
+        .map_err(|error| origin.failure.get().unwrap_or(error.into()))
+        .and_then(|unpacked| {
+            if unpacked.diff_id == *expected {
+                return Ok(unpacked);
+            }
+            Err(LayerError::WrongDiffId {
+                expected: expected.clone(),
+                actual: unpacked.diff_id,
+            })
+        });
+    match unpacked {
+        Ok(unpacked) => Ok((unpacked, staged)),
+        Err(LayerError::Unpack(UnpackError::Cancelled)) => {
+            staged.discard();
+            Err(LayerError::Stopped)
+        }
+        Err(error) => {
+            staged.discard();
+            Err(error)
+        }
+    }
+}

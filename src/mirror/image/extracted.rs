@@ -1,0 +1,126 @@
+//! A layer that is unpacked, verified and durable, and not on any stack yet.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use super::LayerError;
+use crate::oci::manifest::Descriptor;
+use crate::oci::{ChainLink, LayerId};
+use crate::store::{ChainRecord, StagedLayer, Store};
+use crate::unpack::{self, Options, Unpacked, Unsettled};
+
+/// A layer that waits for what is below; dropped before it is published, its directory is removed.
+///
+/// The first stack to be ready settles and publishes the directory; others share it if they can.
+#[derive(Debug)]
+pub(super) struct Extracted {
+    blob: Descriptor,
+    unpacked: Unpacked,
+    place: Mutex<Place>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Staged(StagedLayer),
+    Published(Directory),
+    /// It could not be published.
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Directory {
+    layer_id: LayerId,
+    /// It depends on what is below it.
+    is_bound: bool,
+}
+
+impl Extracted {
+    pub(super) fn new(blob: Descriptor, unpacked: Unpacked, staged: StagedLayer) -> Self {
+        Self {
+            blob,
+            unpacked,
+            place: Mutex::new(Place::Staged(staged)),
+        }
+    }
+
+    /// Publishes it as the top of a stack whose other layers are published: directory, then record. Blocks.
+    ///
+    /// `None` if the directory does not suit this stack.
+    pub(super) fn publish_as(
+        &self,
+        link: &ChainLink,
+        store: &Store,
+        options: &Options,
+    ) -> Result<Option<ChainRecord>, LayerError> {
+        let below = below(link, store)?;
+        let Some(directory) = self.directory(link, &below, store, options)? else {
+            return Ok(None);
+        };
+        let record = ChainRecord {
+            layer_id: directory.layer_id,
+            diff_id: link.diff_id.clone(),
+            parent: link.parent.clone(),
+            blob: self.blob.digest.clone(),
+            blob_size_bytes: self.blob.size_bytes,
+            size_bytes: self.unpacked.size_bytes,
+            entries: self.unpacked.entries,
+            tree_digest: self.unpacked.tree_digest.clone(),
+            compromises: self.unpacked.compromises.clone(),
+            expanded: directory.is_bound,
+            root_is_implied: self.unpacked.unsettled.root_is_implied,
+        };
+        store.publish_chain(&link.chain_id, &record)?;
+        Ok(Some(record))
+    }
+
+    fn directory(
+        &self,
+        link: &ChainLink,
+        below: &[PathBuf],
+        store: &Store,
+        options: &Options,
+    ) -> Result<Option<Directory>, LayerError> {
+        let unsettled = &self.unpacked.unsettled;
+        // Locked to the end: a stack that comes second waits, and finds it published.
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let staged = match std::mem::replace(&mut *place, Place::Gone) {
+            Place::Staged(staged) => staged,
+            Place::Published(directory) => {
+                *place = Place::Published(directory.clone());
+                let suits = directory.layer_id == link.layer_id
+                    || (!directory.is_bound && (!unsettled.root_is_implied || unpack::suits(below)?));
+                return Ok(suits.then_some(directory));
+            }
+            Place::Gone => return Ok(None),
+        };
+        let is_bound =
+            *unsettled != Unsettled::default() && unpack::settle(&staged.diff(), unsettled, below, options)?;
+        store.publish_layer(staged, &link.layer_id)?;
+        let directory = Directory {
+            layer_id: link.layer_id.clone(),
+            is_bound,
+        };
+        *place = Place::Published(directory.clone());
+        Ok(Some(directory))
+    }
+}
+
+/// Publishes a record that names another stack's directory; `false` if that does not suit this one. Blocks.
+pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Result<bool, LayerError> {
+    if shared.root_is_implied && !unpack::suits(&below(link, store)?)? {
+        return Ok(false);
+    }
+    let record = ChainRecord {
+        parent: link.parent.clone(),
+        ..shared
+    };
+    store.publish_chain(&link.chain_id, &record)?;
+    Ok(true)
+}
+
+fn below(link: &ChainLink, store: &Store) -> Result<Vec<PathBuf>, LayerError> {
+    match &link.parent {
+        Some(parent) => Ok(store.lowerdirs(parent)?),
+        None => Ok(Vec::new()),
+    }
+}

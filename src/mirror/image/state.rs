@@ -1,0 +1,206 @@
+//! How far the layers of an image are: the one place that the log, `wharf pull` and held manifests read.
+//!
+//! ```text
+//! Waiting → Fetching → Extracting → Published        an image's layer
+//! Waiting → Fetching → Stored                        what is fetched and not extracted
+//!    └──────────┴───────────┴─────→ Failed
+//! ```
+//! While a layer is fetched it is extracted from the same bytes; `Extracting` is what remains when all of
+//! them are there.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use super::LayerError;
+use crate::mirror::fill;
+use crate::oci::manifest::Descriptor;
+use crate::oci::{Digest, Manifest, Repository};
+use crate::unpack;
+
+/// An image, or whatever else a manifest stands for, on its way into the store.
+#[derive(Debug)]
+pub struct Image {
+    pub repository: Repository,
+    /// The manifest's digest.
+    pub digest: Digest,
+    pub(in crate::mirror) config: Option<Descriptor>,
+    layers: Vec<Layer>,
+    config_stage: watch::Sender<LayerStage>,
+}
+
+/// One layer of an [`Image`].
+#[derive(Debug)]
+pub struct Layer {
+    pub blob: Descriptor,
+    stage: watch::Sender<LayerStage>,
+    fetching: Mutex<Option<watch::Receiver<fill::Progress>>>,
+    unpacking: Arc<unpack::Progress>,
+}
+
+/// Where a layer stands.
+#[derive(Clone, Debug)]
+pub enum LayerStage {
+    /// For its turn, or for another image's layer that is the same.
+    Waiting,
+    /// Its bytes arrive, and are extracted meanwhile.
+    Fetching,
+    /// All its bytes are there.
+    Extracting,
+    /// Extracted, and can be mounted with what is below.
+    Published,
+    /// Its blob is in the store, and it is nothing to be extracted.
+    Stored,
+    Failed(LayerError),
+}
+
+/// How far a layer is at one moment.
+#[derive(Clone, Debug)]
+pub struct LayerStatus {
+    pub stage: LayerStage,
+    /// Bytes of the blob that have arrived in this process.
+    pub fetched_bytes: u64,
+    /// Bytes of the uncompressed stream that have been read.
+    pub extracted_bytes: u64,
+    /// Entries that are in the directory.
+    pub entries: u64,
+}
+
+impl LayerStage {
+    /// Tells whether nothing more will come.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Waiting | Self::Fetching | Self::Extracting => false,
+            Self::Published | Self::Stored | Self::Failed(_) => true,
+        }
+    }
+}
+
+impl Image {
+    /// Lists what a manifest names; nobody works on it yet.
+    pub(in crate::mirror) fn new(repository: Repository, digest: Digest, manifest: &Manifest) -> Self {
+        let config = match manifest {
+            Manifest::Image { config, .. } => config.clone().filter(|config| !config.is_foreign),
+            Manifest::Index { .. } | Manifest::Other { .. } => None,
+        };
+        let layers = manifest.blobs().skip(usize::from(config.is_some()));
+        let config_stage = match config {
+            Some(_) => LayerStage::Waiting,
+            None => LayerStage::Stored,
+        };
+        Self {
+            repository,
+            digest,
+            layers: layers.cloned().map(Layer::new).collect(),
+            config,
+            config_stage: watch::Sender::new(config_stage),
+        }
+    }
+
+    /// Returns its layers, the bottom one first.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Waits until every layer is published or stored, or has failed, and the config too.
+    pub async fn ended(&self) {
+        ended(&self.config_stage).await;
+        for layer in &self.layers {
+            layer.ended().await;
+        }
+    }
+
+    /// Returns what failed first, of the config and then the layers from the bottom up.
+    pub fn failure(&self) -> Option<LayerError> {
+        let stages = std::iter::once(&self.config_stage).chain(self.layers.iter().map(|layer| &layer.stage));
+        let mut failures = stages.filter_map(|stage| match &*stage.borrow() {
+            LayerStage::Failed(error) => Some(error.clone()),
+            _ => None,
+        });
+        let first = failures.next()?;
+        // Why the lowest failed says more than that those on it could not be published.
+        match first {
+            LayerError::Below => failures
+                .find(|error| !matches!(error, LayerError::Below))
+                .or(Some(first)),
+            first => Some(first),
+        }
+    }
+
+    /// Ends what nobody works on any more.
+    pub(in crate::mirror) fn end(&self) {
+        let stages = self.layers.iter().map(|layer| &layer.stage);
+        for stage in stages.chain([&self.config_stage]) {
+            stage.send_if_modified(|stage| {
+                let is_open = !stage.is_end();
+                if is_open {
+                    *stage = LayerStage::Failed(LayerError::Stopped);
+                }
+                is_open
+            });
+        }
+    }
+
+    pub(in crate::mirror) fn set_config_stage(&self, stage: LayerStage) {
+        self.config_stage.send_replace(stage);
+    }
+}
+
+impl Layer {
+    fn new(blob: Descriptor) -> Self {
+        Self {
+            blob,
+            stage: watch::Sender::new(LayerStage::Waiting),
+            fetching: Mutex::default(),
+            unpacking: Arc::default(),
+        }
+    }
+
+    /// Returns how far it is.
+    pub fn status(&self) -> LayerStatus {
+        let mut stage = self.stage.borrow().clone();
+        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetched_bytes = fetching.as_ref().map_or(0, |fetching| {
+            let progress = fetching.borrow();
+            if matches!(stage, LayerStage::Fetching) && matches!(progress.stage, fill::Stage::Verified) {
+                stage = LayerStage::Extracting;
+            }
+            progress.received
+        });
+        LayerStatus {
+            stage,
+            fetched_bytes,
+            extracted_bytes: self.unpacking.bytes.load(Ordering::Relaxed),
+            entries: self.unpacking.entries.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until nothing more will come, and returns what it is.
+    pub async fn ended(&self) -> LayerStage {
+        ended(&self.stage).await
+    }
+
+    pub(in crate::mirror) fn set_stage(&self, stage: LayerStage) {
+        self.stage.send_replace(stage);
+    }
+
+    /// Shows how the blob arrives.
+    pub(in crate::mirror) fn set_fetching(&self, progress: watch::Receiver<fill::Progress>) {
+        *self.fetching.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        self.set_stage(LayerStage::Fetching);
+    }
+
+    /// Returns what the unpacking counts into.
+    pub(in crate::mirror) fn unpacking(&self) -> Arc<unpack::Progress> {
+        Arc::clone(&self.unpacking)
+    }
+}
+
+async fn ended(stage: &watch::Sender<LayerStage>) -> LayerStage {
+    // The sender is held by whoever waits, so it cannot be gone.
+    match stage.subscribe().wait_for(LayerStage::is_end).await {
+        Ok(stage) => stage.clone(),
+        Err(_) => LayerStage::Failed(LayerError::Stopped),
+    }
+}
