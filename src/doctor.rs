@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub use report::{Check, Report, Status};
 
 use rustix::fs::StatVfsMountFlags;
+use serde_json::Value;
 
 use crate::fs::{Abilities, FsError, Mount, missing_privileges, probe};
 use crate::store::{OpenStoreError, Store};
@@ -68,18 +69,7 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
     report.checks.push(mount::place(&mount));
     report.checks.extend(mount::room(&mount));
     report.checks.push(reach::check(root, &mount)?);
-    let missing = missing_privileges();
-    if missing.is_empty() {
-        match probe(scratch) {
-            Ok(found) => {
-                report.checks.extend(abilities::checks(&found, &mount.kind));
-                report.found = Some(found);
-            }
-            Err(error) => report.checks.push(failed(&error)),
-        }
-    } else {
-        report.checks.push(unprivileged(&missing));
-    }
+    try_abilities(scratch, &mount, &mut report);
     report.recorded = store
         .as_ref()
         .and_then(Store::abilities)
@@ -89,6 +79,21 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
         report.checks.push(other_mount::check(root, scratch, other)?);
     }
     Ok(report)
+}
+
+fn try_abilities(scratch: &Path, mount: &Mount, report: &mut Report) {
+    let missing = missing_privileges();
+    if !missing.is_empty() {
+        report.checks.push(unprivileged(&missing));
+        return;
+    }
+    match probe(scratch) {
+        Ok(found) => {
+            report.checks.extend(abilities::checks(&found, &mount.kind));
+            report.found = Some(found);
+        }
+        Err(error) => report.checks.push(failed(&error)),
+    }
 }
 
 fn unprivileged(missing: &[&str]) -> Check {
@@ -121,21 +126,33 @@ fn compare(report: &Report) -> Vec<Check> {
 }
 
 fn differences(recorded: &Abilities, found: &Abilities) -> Option<Check> {
+    let name = "recorded facts";
     let [recorded, found] = [recorded, found].map(|facts| serde_json::to_value(facts).unwrap_or_default());
-    let differing: Vec<String> = recorded
+    let differing: Vec<(&String, &Value)> = recorded
         .as_object()?
         .iter()
         .filter(|(key, value)| found.get(key) != Some(value))
-        .map(|(key, value)| format!("{key}: {value} there, {} now", found[key]))
         .collect();
-    (!differing.is_empty()).then(|| {
-        Check::warning(
-            "recorded facts",
-            format!("wharf.json differs: {}", differing.join("; ")),
+    let texts: Vec<String> = differing
+        .iter()
+        .map(|(key, value)| format!("{key}: {value} there, {} now", found[*key]))
+        .collect();
+    let text = format!("wharf.json differs: {}", texts.join("; "));
+    if differing.is_empty() {
+        None
+    } else if differing.iter().any(|(_, value)| **value == Value::Bool(true)) {
+        Some(
+            Check::problem(name, text)
+                .instead("goes by wharf.json, and fails to extract layers that need what is not there")
+                .remedy(
+                    "mount as the machine that probed first, or remove these keys and start a mirror as root",
+                ),
         )
-        .instead("goes by wharf.json")
-        .remedy("leave it if it was changed on purpose; else remove these keys and start a mirror as root")
-    })
+    } else {
+        Some(Check::warning(name, text).instead("goes by wharf.json").remedy(
+            "leave it if it was changed on purpose; else remove these keys and start a mirror as root",
+        ))
+    }
 }
 
 #[cfg(test)]
