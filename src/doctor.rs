@@ -13,7 +13,6 @@ mod remedy;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use report::{Check, Report, Status};
 
@@ -70,10 +69,10 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
     report.checks.extend(mount::room(&mount));
     report.checks.push(reach::check(root, &mount)?);
     try_abilities(scratch, &mount, &mut report);
-    report.recorded = store
-        .as_ref()
-        .and_then(Store::abilities)
-        .map(Arc::unwrap_or_clone);
+    if let Some(seen) = Store::look(root)? {
+        report.checks.extend(unknown(&seen.unknown_facts));
+        report.recorded = seen.abilities;
+    }
     report.checks.extend(compare(&report));
     if let Some(other) = other_mount {
         report.checks.push(other_mount::check(root, scratch, other)?);
@@ -100,6 +99,15 @@ fn unprivileged(missing: &[&str]) -> Check {
     Check::problem("privileges", format!("not there: {}", missing.join(", ")))
         .instead("started like this, wharf serves blobs and extracts no layer; nothing was probed")
         .remedy("run this as root, and the mirrors that shall extract layers too")
+}
+
+fn unknown(facts: &[String]) -> Option<Check> {
+    let found = || format!("unknown in wharf.json: {}", facts.join(", "));
+    (!facts.is_empty()).then(|| {
+        Check::warning("recorded facts", found())
+            .instead("leaves them alone")
+            .remedy("correct the spelling, unless a later wharf wrote them")
+    })
 }
 
 fn failed(error: &FsError) -> Check {

@@ -63,6 +63,8 @@ pub struct SeenStore {
     pub id: String,
     /// What the store's file system can keep; `None` as long as nobody could find out.
     pub abilities: Option<Abilities>,
+    /// Facts that this version does not know.
+    pub unknown_facts: Vec<String>,
     /// What arrives of the marks of layers, if that is known.
     pub reference: Option<Reference>,
 }
@@ -140,6 +142,7 @@ impl Store {
         };
         Ok(Some(SeenStore {
             id: file.store_id().to_owned(),
+            unknown_facts: file.unknown_facts(),
             abilities,
             reference,
         }))

@@ -98,14 +98,18 @@ impl FormatFile {
     /// Returns the facts; `None` if one is missing.
     pub(super) fn abilities(&self, path: &Path) -> Result<Option<Abilities>, OpenStoreError> {
         let known = facts_of(&Abilities::default());
-        for key in self.facts.keys().filter(|key| !known.contains_key(*key)) {
-            tracing::warn!(path = %path.display(), key, "unknown fact of the file system is left alone");
-        }
         if !known.keys().all(|key| self.facts.contains_key(key)) {
             self.check_given(known, path)?;
             return Ok(None);
         }
         parse(&self.facts, path).map(Some)
+    }
+
+    /// Returns the facts that this version does not know: a later one's, or misspelt.
+    pub(super) fn unknown_facts(&self) -> Vec<String> {
+        let known = facts_of(&Abilities::default());
+        let keys = self.facts.keys();
+        keys.filter(|key| !known.contains_key(*key)).cloned().collect()
     }
 
     /// Checks those facts that are there.
@@ -153,6 +157,9 @@ pub(super) fn open_or_make(
             read_made(layout)?
         }
     };
+    for key in file.unknown_facts() {
+        tracing::warn!(path = %path.display(), key, "unknown fact of the file system is left alone");
+    }
     if let Some(abilities) = file.abilities(&path)? {
         return Ok(Some(abilities));
     }

@@ -61,6 +61,16 @@ fn the_facts_of_wharf_json_are_reported_and_left_as_they_are() {
 }
 
 #[test]
+fn a_misspelt_fact_is_named() {
+    let dir = store_with(&with("writer", json!(16)));
+    let diagnosis = Diagnosis::of_store(dir.path());
+    assert_eq!(
+        diagnosis.check("recorded facts")["found"],
+        "unknown in wharf.json: writer"
+    );
+}
+
+#[test]
 fn a_directory_that_others_may_write_is_a_problem() {
     let dir = store_with(&facts());
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
