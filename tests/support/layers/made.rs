@@ -268,13 +268,12 @@ fn returns() -> Vec<u8> {
     ])
 }
 
-/// A file and so many more names for it.
+/// A file and so many more names for it, each with the file's metadata, as archivers write them.
 pub fn linked(links: u32) -> Vec<u8> {
-    let file = Entry::file("busybox", b"many names".repeat(1000))
-        .mode(0o4755)
-        .owner(1000, 1000);
-    let file = file.mtime(1_400_000_000, 0).xattr("user.kept", "by each copy");
-    let link = |number| Entry::hard_link(format!("bin/{number}"), "busybox");
+    let of_file = |entry: Entry| entry.mode(0o4755).owner(1000, 1000).mtime(1_400_000_000, 0);
+    let file = of_file(Entry::file("busybox", b"many names".repeat(1000)));
+    let file = file.xattr("user.kept", "by each copy");
+    let link = |number| of_file(Entry::hard_link(format!("bin/{number}"), "busybox"));
     tar_of(
         [file, Entry::directory("bin")]
             .into_iter()

@@ -25,34 +25,17 @@ pub fn by_gnu_tar(tar: &Path) -> Tree {
         "--same-owner",
         "--preserve-permissions",
     ]);
-    command.args([
-        "--xattrs",
-        "--xattrs-include=*",
-        "--acls",
-        "--delay-directory-restore",
-    ]);
-    // Names are taken as they are; and what is a link in this layer is replaced, not followed.
-    command
-        .args(["--no-wildcards", "--unlink-first", "--file"])
-        .arg(tar);
+    command.args(["--xattrs", "--xattrs-include=*", "--delay-directory-restore"]);
+    // Names are taken as they are.
+    command.args(["--no-wildcards", "--file"]).arg(tar);
     command.arg("--directory").arg(directory.path());
     run_ok(command);
     as_lower(&Tree::read(directory.path()))
 }
 
-/// Returns the directories of an extracted layer that it does not describe: the root too, if so.
-pub fn implied(tar: &Path, tree: &Tree) -> BTreeSet<PathBuf> {
-    let mut described = BTreeSet::new();
-    let mut archive = tar::Archive::new(File::open(tar).expect("open a layer"));
-    for entry in archive.entries().expect("read a layer") {
-        let entry = entry.expect("read an entry");
-        if entry.header().entry_type().is_dir() {
-            let path = entry.path_bytes();
-            let path = Path::new(OsStr::from_bytes(&path));
-            let plain = |part: &Component| matches!(part, Component::Normal(_));
-            described.insert(path.components().filter(plain).collect::<PathBuf>());
-        }
-    }
+/// Returns the directories of a tree that none of its layers describes: the root too, if so.
+pub fn implied(layers: &[PathBuf], tree: &Tree) -> BTreeSet<PathBuf> {
+    let described: BTreeSet<PathBuf> = layers.iter().flat_map(|tar| directories(tar)).collect();
     let directories = tree
         .entries
         .iter()
@@ -61,6 +44,22 @@ pub fn implied(tar: &Path, tree: &Tree) -> BTreeSet<PathBuf> {
         .map(|(name, _)| name.clone())
         .filter(|name| !described.contains(name))
         .collect()
+}
+
+/// Returns the directories that have an entry in a layer.
+fn directories(tar: &Path) -> Vec<PathBuf> {
+    let mut archive = tar::Archive::new(File::open(tar).expect("open a layer"));
+    let mut names = Vec::new();
+    for entry in archive.entries().expect("read a layer") {
+        let entry = entry.expect("read an entry");
+        if entry.header().entry_type().is_dir() {
+            let path = entry.path_bytes();
+            let plain = |part: &Component| matches!(part, Component::Normal(_));
+            let parts = Path::new(OsStr::from_bytes(&path)).components();
+            names.push(parts.filter(plain).collect());
+        }
+    }
+    names
 }
 
 /// Turns the whiteouts of the image specification into those of overlayfs.

@@ -16,9 +16,9 @@ pub const BUILDERS: [&str; 3] = ["docker", "buildah", "umoci"];
 
 /// Fills a root directory with what tools have to keep.
 const FILL: &str = r#"
-mkdir -p bin etc/app.d srv/data/deep srv/replaced opt/empty tmp var/log
+mkdir -p usr/lib etc/app.d srv/data/deep srv/replaced opt/empty tmp var/log
 chmod 1777 tmp; chmod 0750 srv/data; chown 1000:2000 srv/data
-echo setuid > bin/su; chmod 4755 bin/su
+echo setuid > usr/lib/su; chmod 4755 usr/lib/su
 echo one > srv/data/one; ln srv/data/one srv/data/same; ln srv/data/one etc/same
 ln -s ../srv/data/one etc/link; ln -s /nowhere etc/dangling
 echo deep > srv/data/deep/file; echo old > srv/replaced/old; echo gone > var/log/gone
@@ -28,7 +28,7 @@ echo "high owner" > etc/owned; chown 3000000000:3000000001 etc/owned
 "#;
 /// What only some tools keep.
 const FILL_ATTRIBUTES: &str = r#"
-echo raw > bin/ping; setcap cap_net_raw+ep bin/ping
+echo raw > usr/lib/ping; setcap cap_net_raw+ep usr/lib/ping
 setfattr -n user.note -v kept etc/owned
 setfacl -m u:1234:r etc/owned; setfacl -d -m g:77:rx srv/data
 "#;
@@ -37,7 +37,7 @@ const CHANGE: &str = r#"
 rm var/log/gone srv/data/same; rm -r opt/empty srv/replaced
 mkdir srv/replaced; echo new > srv/replaced/new
 rm -r srv/data/deep; echo "now a file" > srv/data/deep
-chmod 0700 srv/data; echo more >> bin/su; chmod 4755 bin/su
+chmod 0700 srv/data; echo more >> usr/lib/su; chmod 4755 usr/lib/su
 "#;
 
 /// Returns the tars of an image's layers, the bottom one first, as one of [`BUILDERS`] has made them.
@@ -79,7 +79,7 @@ pub fn archives(directory: &Path) -> Vec<(String, PathBuf)> {
         ("oldgnu-sparse", format!("{gnu} --format=oldgnu --sparse")),
         (
             "posix",
-            format!("{gnu} --format=posix --xattrs --xattrs-include='*' --acls"),
+            format!("{gnu} --format=posix --xattrs --xattrs-include='*'"),
         ),
         (
             "posix-sparse-0.0",
@@ -190,7 +190,7 @@ fn build_by_umoci(work: &Path) {
     copy_layers(&directory.join("layout"), "2", &target(work, "umoci"));
 }
 
-/// Copies the layers of an image out of a layout, and unpacks their gzip.
+/// Copies the layers of an image out of a layout, and unpacks those that are gzip.
 fn copy_layers(layout: &Path, tag: &str, target: &Path) {
     let blob = |descriptor: &Value| {
         let digest = descriptor["digest"].as_str().expect("a digest");
@@ -204,7 +204,7 @@ fn copy_layers(layout: &Path, tag: &str, target: &Path) {
     for (number, layer) in layers.iter().enumerate() {
         let tar = target.join(format!("{number}.tar"));
         shell(&format!(
-            "gzip -dc < {} > {}",
+            "gzip -dcf < {} > {}",
             blob(layer).display(),
             tar.display()
         ));
