@@ -6,6 +6,7 @@
 mod gluster;
 mod moosefs;
 mod net;
+mod server;
 
 use std::path::{Path, PathBuf};
 
@@ -106,7 +107,7 @@ impl Shared {
             trusted_xattrs: true,
             user_xattrs: true,
             capabilities: true,
-            acls: true,
+            acls: self.kind != Kind::MooseFs,
             devices: true,
             ownership: true,
             special_modes: true,
@@ -129,6 +130,11 @@ impl Shared {
         Tolerance {
             whole_seconds: self.kind == Kind::MooseFs,
             copied_links: self.kind == Kind::Gluster,
+            xattrs: if self.kind == Kind::MooseFs {
+                &["system.posix_acl_"]
+            } else {
+                &[]
+            },
             ..Tolerance::default()
         }
     }

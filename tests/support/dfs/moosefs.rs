@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use super::net::{Host, Network, SERVER};
+use super::server::Server;
 use crate::support::mount::FuseMount;
-use crate::support::process::Service;
 
 /// The metadata of a file system without files, from Debian's package.
 const EMPTY: &str = "/var/lib/mfs/metadata.mfs.empty";
@@ -19,8 +20,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct MooseFs {
     // Dropped in this order: clients before their servers, and the wire last.
     _clients: [FuseMount; 2],
-    _chunkservers: [Service; 2],
-    _master: Service,
+    _chunkservers: [Server; 2],
+    _master: Server,
     _network: Network,
 }
 
@@ -41,7 +42,7 @@ impl MooseFs {
     }
 }
 
-fn start_master(host: &Host, work: &Path) -> Service {
+fn start_master(host: &Host, work: &Path) -> Server {
     let directory = made(work, "master");
     let path = |name: &str| directory.join(name);
     fs::copy(EMPTY, path("metadata.mfs")).expect("copy the empty metadata");
@@ -58,7 +59,7 @@ fn start_master(host: &Host, work: &Path) -> Service {
     start(host, work, program, program, &config, "initialized properly")
 }
 
-fn start_chunkserver(host: &Host, work: &Path, number: u16) -> Service {
+fn start_chunkserver(host: &Host, work: &Path, number: u16) -> Server {
     let name = format!("mfschunkserver{number}");
     let (directory, chunks) = (made(work, &name), made(work, &format!("chunks{number}")));
     let disks = work.join(format!("{name}-disks.cfg"));
@@ -81,17 +82,15 @@ fn start_chunkserver(host: &Host, work: &Path, number: u16) -> Service {
 }
 
 /// Starts a server in the foreground, and waits until it has said that it is ready.
-fn start(host: &Host, work: &Path, program: &str, name: &str, config: &str, ready: &str) -> Service {
+fn start(host: &Host, work: &Path, program: &str, name: &str, config: &str, ready: &str) -> Server {
     let path = work.join(format!("{name}.cfg"));
     fs::write(&path, config).expect("write a configuration");
-    let mut command = host.command(program);
-    command.arg("-f").arg("-c").arg(path).arg("start");
-    let mut service = Service::start(name, work, command);
+    let arguments = |command: &mut Command| {
+        command.arg(program).arg("-f").arg("-c").arg(path).arg("start");
+    };
     let log = work.join(format!("{name}.err"));
-    service.wait_ready(START_TIMEOUT, || {
-        fs::read_to_string(&log).ok()?.contains(ready).then_some(())
-    });
-    service
+    let said = || fs::read_to_string(&log).is_ok_and(|text| text.contains(ready));
+    Server::start(name, host, work, arguments, START_TIMEOUT, said)
 }
 
 fn made(work: &Path, name: &str) -> PathBuf {
