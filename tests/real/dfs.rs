@@ -5,28 +5,65 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use rustix::fs::{XattrFlags, setxattr};
+use wharf::fs::{Abilities, Durability};
 
 use crate::support::dfs::{Kind, Shared};
 use crate::support::process::shell;
 use crate::support::tree::{Tolerance, Tree};
 
-fn a_file_of_node_a_is_read_by_node_b(kind: Kind) {
+const SOME_LIMIT: u32 = 47;
+
+/// Starts one, lets node b read what node a has written, and compares what the probe finds with what is known.
+fn both_nodes_see_one_file_system(kind: Kind, expected: impl FnOnce(&mut Abilities)) {
     let shared = Shared::start(kind);
     fs::write(shared.a().join("file"), "from a").expect("write through node a");
     assert_eq!(
         fs::read(shared.b().join("file")).expect("read through node b"),
         b"from a"
     );
+    let mut abilities = Abilities {
+        whiteouts: true,
+        trusted_xattrs: true,
+        user_xattrs: true,
+        capabilities: true,
+        acls: true,
+        devices: true,
+        ownership: true,
+        special_modes: true,
+        hard_link_limit: None,
+        negative_times: true,
+        nanosecond_times: true,
+        directory_rename: true,
+        exclusive_mkdir: true,
+        fsync: true,
+        writers: 8,
+        durability: Durability::Close,
+    };
+    expected(&mut abilities);
+    let mut found = shared.abilities();
+    // Where GlusterFS stops depends on how long the names are.
+    if found
+        .hard_link_limit
+        .is_some_and(|limit| (30..100).contains(&limit))
+    {
+        found.hard_link_limit = Some(SOME_LIMIT);
+    }
+    assert_eq!(found, abilities);
 }
 
 #[test]
-fn gluster_shows_the_files_of_node_a_to_node_b() {
-    a_file_of_node_a_is_read_by_node_b(Kind::Gluster);
+fn gluster_is_one_file_system_on_both_nodes_and_refuses_many_names_for_a_file() {
+    both_nodes_see_one_file_system(Kind::Gluster, |abilities| {
+        abilities.hard_link_limit = Some(SOME_LIMIT)
+    });
 }
 
 #[test]
-fn moosefs_shows_the_files_of_node_a_to_node_b() {
-    a_file_of_node_a_is_read_by_node_b(Kind::MooseFs);
+fn moosefs_is_one_file_system_on_both_nodes_and_keeps_whole_seconds_from_1970() {
+    both_nodes_see_one_file_system(Kind::MooseFs, |abilities| {
+        abilities.negative_times = false;
+        abilities.nanosecond_times = false;
+    });
 }
 
 #[test]

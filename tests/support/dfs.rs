@@ -11,7 +11,7 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use wharf::fs::{Abilities, Durability};
+use wharf::fs::{Abilities, probe};
 
 use self::gluster::Gluster;
 use self::moosefs::MooseFs;
@@ -99,30 +99,9 @@ impl Shared {
         &self.b
     }
 
-    /// What it can keep.
+    /// What it can keep, as the probe finds it.
     pub fn abilities(&self) -> Abilities {
-        let shared = self.kind != Kind::Ext4;
-        Abilities {
-            whiteouts: true,
-            trusted_xattrs: true,
-            user_xattrs: true,
-            capabilities: true,
-            acls: self.kind != Kind::MooseFs,
-            devices: true,
-            ownership: true,
-            special_modes: true,
-            hard_link_limit: (self.kind == Kind::Gluster).then_some(46),
-            negative_times: self.kind != Kind::MooseFs,
-            nanosecond_times: self.kind != Kind::MooseFs,
-            directory_rename: true,
-            exclusive_mkdir: true,
-            writers: 8,
-            durability: if shared {
-                Durability::Close
-            } else {
-                Durability::Syncfs
-            },
-        }
+        probe(&self.a).unwrap_or_else(|e| panic!("probe {:?}: {e:?}", self.kind))
     }
 
     /// What of a tree it need not keep.
@@ -130,11 +109,6 @@ impl Shared {
         Tolerance {
             whole_seconds: self.kind == Kind::MooseFs,
             copied_links: self.kind == Kind::Gluster,
-            xattrs: if self.kind == Kind::MooseFs {
-                &["system.posix_acl_"]
-            } else {
-                &[]
-            },
             ..Tolerance::default()
         }
     }
