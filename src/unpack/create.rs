@@ -179,9 +179,10 @@ impl<'a> Writer<'a> {
         if meta.mode & SPECIAL != 0 || !self.has_exact_modes {
             rustix::fs::fchmod(file, self.mode(meta)).map_err(call("change mode of"))?;
         }
-        self.set_xattrs(&Carrier::File(file), meta)?;
         rustix::fs::futimens(file, &self.times(meta)).map_err(call("set times of"))?;
-        Ok(())
+        // Last: a client that holds written bytes back (GlusterFS) sends them before a time or a mode, but not
+        // before an attribute, and the server takes security.capability away from a file that is written to.
+        self.set_xattrs(&Carrier::File(file), meta)
     }
 
     /// Gives something other than a file its metadata, by its name.
