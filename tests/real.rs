@@ -13,5 +13,4 @@ mod doctor;
 mod full_store;
 mod hung_store;
 mod images;
-mod layers;
 mod podman;

@@ -3,6 +3,7 @@
 //! Everything started here ends with the test, also when it panics, and lives in
 //! a temporary directory that goes away with it.
 
+pub mod archives;
 pub mod client;
 pub mod clients;
 pub mod curl;
@@ -10,7 +11,6 @@ pub mod dfs;
 pub mod doctor;
 pub mod gate;
 pub mod images;
-pub mod layers;
 pub mod mirror;
 pub mod mount;
 pub mod process;

@@ -1,7 +1,7 @@
 //! MooseFS: keeps whole seconds.
 
+use crate::support::archives::Packing;
 use crate::support::dfs::{Kind, Shared};
-use crate::support::layers::Packing;
 
 #[test]
 fn everything_a_layer_can_hold_is_read_by_the_other_node() {

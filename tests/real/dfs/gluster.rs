@@ -1,7 +1,7 @@
 //! GlusterFS: refuses the 48th name of a file, and is as slow as one gets.
 
+use crate::support::archives::Packing;
 use crate::support::dfs::{Kind, Shared};
-use crate::support::layers::Packing;
 
 #[test]
 fn everything_a_layer_can_hold_is_read_by_the_other_node() {
