@@ -78,7 +78,8 @@ fn background_fills_are_bounded_and_a_client_that_asks_does_not_wait_for_its_tur
     let image = add_image(&upstream, 7);
     let gate = Gate::new();
     upstream.script(blobs(), then().hold(&gate));
-    let mirror = Mirror::start(&Options::new(upstream.address()).keys("background_fills = 2\nextract = false"));
+    let mirror =
+        Mirror::start(&Options::new(upstream.address()).keys("background_fills = 2\nextract = false"));
     mirror.ask(&manifest_path("v1")).send();
     gate.wait_for(2);
     settle(&mirror);
