@@ -11,4 +11,6 @@ mod dockerfile;
 mod full_store;
 mod hung_store;
 mod images;
+mod layers;
 mod podman;
+mod pull;

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod curl;
 pub mod gate;
 pub mod images;
+pub mod layers;
 pub mod mirror;
 pub mod process;
 pub mod proxy;
