@@ -13,9 +13,11 @@ mod remedy;
 mod report;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use report::{Check, Report, Status};
+
+use rustix::fs::StatVfsMountFlags;
+use serde_json::Value;
 
 use crate::fs::{Abilities, FsError, Mount, missing_privileges, probe};
 use crate::store::{OpenStoreError, Store};
@@ -29,6 +31,8 @@ pub enum DoctorError {
     Fs(#[from] FsError),
     #[error("{} is not a directory; name the store's, or an existing one where it could be", path.display())]
     NoDirectory { path: PathBuf },
+    #[error("{} is mounted read-only here; run this where a mirror writes, or check this mount with --node", path.display())]
+    ReadOnly { path: PathBuf },
     #[error("no store at {}: wharf.json is not there; mount the file system, or name the store's directory in it", path.display())]
     NoStore { path: PathBuf },
     #[error("{} and {} do not show the same file system; name the same directory in both mounts", here.display(), other.display())]
@@ -49,28 +53,26 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
             path: root.to_owned(),
         });
     }
+    let mount = Mount::of(root)?;
+    if mount.flags.contains(StatVfsMountFlags::RDONLY) {
+        return Err(DoctorError::ReadOnly {
+            path: root.to_owned(),
+        });
+    }
     let store = Store::is_at(root)?.then(|| Store::open(root)).transpose()?;
     let scratch = store
         .as_ref()
         .and_then(|store| store.work_dir().ok())
         .unwrap_or(root);
-    let mount = Mount::of(root)?;
     let mut report = Report::new(root, &mount);
     report.checks.push(mount::place(&mount));
     report.checks.extend(mount::room(&mount));
     report.checks.push(reach::check(root, &mount)?);
-    let missing = missing_privileges();
-    if missing.is_empty() {
-        let found = probe(scratch)?;
-        report.checks.extend(abilities::checks(&found, &mount.kind));
-        report.found = Some(found);
-    } else {
-        report.checks.push(unprivileged(&missing));
+    try_abilities(scratch, &mount, &mut report);
+    if let Some(seen) = Store::look(root)? {
+        report.checks.extend(unknown(&seen.unknown_facts));
+        report.recorded = seen.abilities;
     }
-    report.recorded = store
-        .as_ref()
-        .and_then(Store::abilities)
-        .map(Arc::unwrap_or_clone);
     report.checks.extend(compare(&report));
     if let Some(other) = other_mount {
         report.checks.push(other_mount::check(root, scratch, other)?);
@@ -78,10 +80,40 @@ pub fn examine_store(root: &Path, other_mount: Option<&Path>) -> Result<Report, 
     Ok(report)
 }
 
+fn try_abilities(scratch: &Path, mount: &Mount, report: &mut Report) {
+    let missing = missing_privileges();
+    if !missing.is_empty() {
+        report.checks.push(unprivileged(&missing));
+        return;
+    }
+    match probe(scratch) {
+        Ok(found) => {
+            report.checks.extend(abilities::checks(&found, &mount.kind));
+            report.found = Some(found);
+        }
+        Err(error) => report.checks.push(failed(&error)),
+    }
+}
+
 fn unprivileged(missing: &[&str]) -> Check {
     Check::problem("privileges", format!("not there: {}", missing.join(", ")))
         .instead("started like this, wharf serves blobs and extracts no layer; nothing was probed")
         .remedy("run this as root, and the mirrors that shall extract layers too")
+}
+
+fn unknown(facts: &[String]) -> Option<Check> {
+    let found = || format!("unknown in wharf.json: {}", facts.join(", "));
+    (!facts.is_empty()).then(|| {
+        Check::warning("recorded facts", found())
+            .instead("leaves them alone")
+            .remedy("correct the spelling, unless a later wharf wrote them")
+    })
+}
+
+fn failed(error: &FsError) -> Check {
+    Check::problem("probe", error.full_text())
+        .instead("goes by wharf.json; without facts there it extracts no layer")
+        .remedy("mend the file system or make room, then run this again")
 }
 
 /// Says where wharf.json, by which wharf goes, is not as the file system is.
@@ -102,21 +134,33 @@ fn compare(report: &Report) -> Vec<Check> {
 }
 
 fn differences(recorded: &Abilities, found: &Abilities) -> Option<Check> {
+    let name = "recorded facts";
     let [recorded, found] = [recorded, found].map(|facts| serde_json::to_value(facts).unwrap_or_default());
-    let differing: Vec<String> = recorded
+    let differing: Vec<(&String, &Value)> = recorded
         .as_object()?
         .iter()
         .filter(|(key, value)| found.get(key) != Some(value))
-        .map(|(key, value)| format!("{key}: {value} there, {} now", found[key]))
         .collect();
-    (!differing.is_empty()).then(|| {
-        Check::warning(
-            "recorded facts",
-            format!("wharf.json differs: {}", differing.join("; ")),
+    let texts: Vec<String> = differing
+        .iter()
+        .map(|(key, value)| format!("{key}: {value} there, {} now", found[*key]))
+        .collect();
+    let text = format!("wharf.json differs: {}", texts.join("; "));
+    if differing.is_empty() {
+        None
+    } else if differing.iter().any(|(_, value)| **value == Value::Bool(true)) {
+        Some(
+            Check::problem(name, text)
+                .instead("goes by wharf.json, and fails to extract layers that need what is not there")
+                .remedy(
+                    "mount as the machine that probed first, or remove these keys and start a mirror as root",
+                ),
         )
-        .instead("goes by wharf.json")
-        .remedy("leave it if it was changed on purpose; else remove these keys and start a mirror as root")
-    })
+    } else {
+        Some(Check::warning(name, text).instead("goes by wharf.json").remedy(
+            "leave it if it was changed on purpose; else remove these keys and start a mirror as root",
+        ))
+    }
 }
 
 #[cfg(test)]

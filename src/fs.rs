@@ -33,6 +33,19 @@ use std::path::Path;
 /// It is what `ping` has.
 pub(crate) const FILE_CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
+/// A value of `system.posix_acl_access` (linux/posix_acl_xattr.h, version 2): tag, permissions and id of each entry.
+///
+/// Its second entry names a user, or a file system could turn it into the mode.
+#[rustfmt::skip]
+pub(crate) const ACCESS_ACL: [u8; 44] = [
+    2, 0, 0, 0,
+    0x01, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
+    0x02, 0, 4, 0, 0xe8, 0x03, 0x00, 0x00,
+    0x04, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
+    0x10, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
+    0x20, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
+];
+
 /// Opens a file for reading; `None` if it does not exist.
 ///
 /// # Errors

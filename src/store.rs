@@ -63,6 +63,8 @@ pub struct SeenStore {
     pub id: String,
     /// What the store's file system can keep; `None` as long as nobody could find out.
     pub abilities: Option<Abilities>,
+    /// Facts that this version does not know.
+    pub unknown_facts: Vec<String>,
     /// What arrives of the marks of layers, if that is known.
     pub reference: Option<Reference>,
 }
@@ -140,6 +142,7 @@ impl Store {
         };
         Ok(Some(SeenStore {
             id: file.store_id().to_owned(),
+            unknown_facts: file.unknown_facts(),
             abilities,
             reference,
         }))
@@ -210,5 +213,34 @@ fn probed(layout: &Layout, work: &WorkDir) -> Option<Abilities> {
             tracing::warn!(error = error.full_text(), "cannot probe the store's file system");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_that_make_a_store_together_go_by_the_same_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let barrier = std::sync::Barrier::new(4);
+        let open = || {
+            barrier.wait();
+            Store::open(&root).unwrap()
+        };
+        let stores: Vec<Store> = std::thread::scope(|scope| {
+            let openers: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            openers.into_iter().map(|opener| opener.join().unwrap()).collect()
+        });
+        let seen = Store::look(&root).unwrap().unwrap();
+        for store in &stores {
+            assert_eq!(store.abilities().as_deref(), seen.abilities.as_ref());
+        }
+        assert_eq!(seen.abilities.is_some(), missing_privileges().is_empty());
+        assert_eq!(seen.reference.is_some(), seen.abilities.is_some());
+        drop(stores);
+        let left = std::fs::read_dir(root.join("staging/work")).unwrap().count();
+        assert_eq!(left, 0, "what the losers made");
     }
 }

@@ -8,6 +8,7 @@ mod containerd;
 mod crash;
 mod docker;
 mod dockerfile;
+mod doctor;
 mod full_store;
 mod hung_store;
 mod images;

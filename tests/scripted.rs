@@ -9,6 +9,7 @@ mod cold_blob;
 mod command_line;
 mod crash;
 mod credentials;
+mod doctor;
 mod endpoints;
 mod fill_errors;
 mod lists;

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod clients;
 pub mod curl;
+pub mod doctor;
 pub mod gate;
 pub mod images;
 pub mod layers;

@@ -16,7 +16,7 @@ pub(super) struct DoctorArguments {
     #[arg(value_name = "STORE", required_unless_present = "node")]
     store: Option<PathBuf>,
     /// The same store through another mount of its file system: tells when a rename is seen there
-    #[arg(long, value_name = "DIR", requires = "store")]
+    #[arg(long, value_name = "DIR", conflicts_with = "node")]
     other_mount: Option<PathBuf>,
     /// Check a node's own mount of the store instead; it may be read-only
     #[arg(long, value_name = "DIR", conflicts_with = "store")]

@@ -60,7 +60,10 @@ fn flags(mount: &Mount) -> Check {
         .filter(|option| *option != "ro")
         .collect();
     if set.is_empty() {
-        return Check::ok(name, "neither nosuid nor nodev nor noexec");
+        return Check::ok(
+            name,
+            "neither nosuid nor nodev; containers on overlayfs would not feel them, and the node is safer with them",
+        );
     }
     Check::ok(name, format!("{}: containers on overlayfs do not feel them", set.join(","))).instead(
         "fuse-overlayfs and image volumes that are bind-mounted do: setuid programs, devices or programs fail there",
@@ -98,6 +101,13 @@ fn marks(seen: &Reference, kind: &Kind) -> Vec<Check> {
             Need::UserXattrs,
         ),
         (
+            "ACLs",
+            seen.acl,
+            "are shown, and so kept to",
+            "POSIX ACLs are not shown, and so not kept to: groups may get more than they should",
+            Need::Acls,
+        ),
+        (
             "special modes",
             seen.special_mode,
             "setuid and setgid are shown",
@@ -131,6 +141,7 @@ mod tests {
             trusted_xattr: Some(true),
             user_xattr: None,
             capability: Some(false),
+            acl: Some(true),
             special_mode: Some(true),
         };
         let checks = marks(&seen, &Kind::new("fuse.glusterfs"));

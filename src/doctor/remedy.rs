@@ -68,11 +68,10 @@ fn on_glusterfs(need: Need) -> Option<&'static str> {
 fn on_moosefs(need: Need) -> Option<&'static str> {
     Some(match need {
         Need::Times => "none: MooseFS keeps whole seconds from 1970 on",
-        Need::Whiteouts | Need::Devices => "mount with -o suid,dev",
-        Need::Ownership | Need::SpecialModes => {
-            "mount with -o suid,dev; mfsexports.cfg: maproot=0:0 for this machine"
+        Need::TrustedXattrs | Need::UserXattrs | Need::Capabilities => "mount without mfsnoxattrs",
+        Need::Whiteouts | Need::Devices | Need::Ownership | Need::SpecialModes => {
+            "mfsexports.cfg: maproot=0:0 for the mirrors' machines"
         }
-        Need::Acls => "mount with -o mfsacl, where the version has it",
         _ => return None,
     })
 }
@@ -97,7 +96,6 @@ fn on_cephfs(need: Need) -> Option<&'static str> {
         Need::Acls => {
             "ceph.conf: client_acl_type = posix_acl and fuse_default_permissions = false; kernel: -o acl"
         }
-        Need::Whiteouts | Need::Devices => "ceph-fuse: mount with -o suid,dev",
         _ => return None,
     })
 }
@@ -107,7 +105,6 @@ fn on_juicefs(need: Need) -> Option<&'static str> {
         Need::TrustedXattrs | Need::UserXattrs => "mount with --enable-xattr",
         Need::Capabilities => "mount with --enable-xattr; a version that returns security.capability",
         Need::Acls => "juicefs config META-URL --enable-acl, where the version has it",
-        Need::Whiteouts | Need::Devices => "mount with -o suid,dev",
         _ => return None,
     })
 }

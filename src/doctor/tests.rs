@@ -19,18 +19,29 @@ fn whole() -> Abilities {
 fn facts_that_differ_from_the_recorded_ones_are_named() {
     assert_eq!(compare(&report(Some(whole()), Some(whole()))), []);
     assert_eq!(compare(&report(Some(whole()), None)), []);
-    let recorded = Abilities {
-        acls: true,
+    let cautious = Abilities {
+        whiteouts: true,
         hard_link_limit: None,
-        ..whole()
+        directory_rename: true,
+        ..Abilities::default()
     };
-    let checks = compare(&report(Some(whole()), Some(recorded)));
-    assert_eq!(checks.len(), 1);
-    assert_eq!(
-        checks[0].found,
-        "wharf.json differs: acls: true there, false now; hard_link_limit: null there, 1 now"
-    );
-    assert_eq!(checks[0].status, Status::Warning);
+    let hopeful = Abilities {
+        acls: true,
+        ..cautious.clone()
+    };
+    for (recorded, status, text) in [
+        (cautious, Status::Warning, "hard_link_limit: null there, 1 now"),
+        (
+            hopeful,
+            Status::Problem,
+            "acls: true there, false now; hard_link_limit: null there, 1 now",
+        ),
+    ] {
+        let checks = compare(&report(Some(whole()), Some(recorded)));
+        assert_eq!(checks.len(), 1);
+        assert_eq!(checks[0].found, format!("wharf.json differs: {text}"));
+        assert_eq!(checks[0].status, status);
+    }
 }
 
 #[test]

@@ -17,6 +17,17 @@ pub enum Place {
     Unknown,
 }
 
+/// File systems of FUSE whose files are on this machine. A plain `fuse` says nothing.
+const LOCAL_FUSE: [&str; 7] = [
+    "fuseblk",
+    "fuse.bindfs",
+    "fuse.fuse-overlayfs",
+    "fuse.mergerfs",
+    "fuse.gocryptfs",
+    "fuse.encfs",
+    "fuse.ntfs-3g",
+];
+
 /// The kind of a file system, as mountinfo names it: `ext4`, `nfs4`, `fuse.glusterfs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kind(String);
@@ -66,7 +77,7 @@ impl Kind {
             | "fuse.fuse-overlayfs" => Place::Local,
             "nfs" | "nfs4" | "ceph" | "lustre" | "gpfs" | "beegfs" | "orangefs" | "afs" | "cifs" | "smb3"
             | "gfs2" | "ocfs2" => Place::Network,
-            name if is_fuse(name) => Place::Network,
+            name if name.starts_with("fuse.") => Place::Network,
             _ => Place::Unknown,
         }
     }
@@ -80,11 +91,11 @@ impl Kind {
             // Kernel clients whose sync_fs waits until the servers have everything.
             "ceph" | "lustre" | "gpfs" => Durability::Syncfs,
             // A local disk behind FUSE: close gives the data to a page cache, and syncfs does not reach it.
-            "fuseblk" | "fuse.bindfs" | "fuse.fuse-overlayfs" => Durability::Fsync,
+            name if LOCAL_FUSE.contains(&name) => Durability::Fsync,
             // Close-to-open: what a writer has closed is with the servers, else close says why not. (Linux
             // sends syncfs to no FUSE daemon.)
             "nfs" | "nfs4" => Durability::Close,
-            name if is_fuse(name) => Durability::Close,
+            name if name.starts_with("fuse.") => Durability::Close,
             _ => Durability::Fsync,
         }
     }
@@ -161,10 +172,6 @@ fn of_mount(line: &str, id: u64) -> Option<(Kind, String)> {
     Some((kind, point))
 }
 
-fn is_fuse(name: &str) -> bool {
-    name == "fuse" || name.starts_with("fuse.")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,6 +195,8 @@ mod tests {
             ("nfs4", Place::Network, Durability::Close),
             ("fuse.glusterfs", Place::Network, Durability::Close),
             ("fuseblk", Place::Local, Durability::Fsync),
+            ("fuse.mfs", Place::Network, Durability::Close),
+            ("fuse", Place::Unknown, Durability::Fsync),
             ("9p", Place::Unknown, Durability::Fsync),
         ] {
             let kind = Kind::new(name);

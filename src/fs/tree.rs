@@ -111,7 +111,7 @@ mod tests {
         symlink(&outside, deep.join("link")).unwrap();
         symlink("/", tree.join("root")).unwrap();
         std::fs::write(tree.join("unreadable"), b"x").unwrap();
-        std::fs::set_permissions(tree.join("unreadable"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(tree.join("unreadable"), std::fs::Permissions::from_mode(0o0)).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists() && outside.join("kept").exists());
         remove_tree(&tree).unwrap();

@@ -10,6 +10,7 @@
 //! The facts are probed once: by who makes the store, or by the first with the privileges that opens one that
 //! misses some. An operator may change them, and is believed. The file is only ever replaced as a whole.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -97,14 +98,18 @@ impl FormatFile {
     /// Returns the facts; `None` if one is missing.
     pub(super) fn abilities(&self, path: &Path) -> Result<Option<Abilities>, OpenStoreError> {
         let known = facts_of(&Abilities::default());
-        for key in self.facts.keys().filter(|key| !known.contains_key(*key)) {
-            tracing::warn!(path = %path.display(), key, "unknown fact of the file system is left alone");
-        }
         if !known.keys().all(|key| self.facts.contains_key(key)) {
             self.check_given(known, path)?;
             return Ok(None);
         }
         parse(&self.facts, path).map(Some)
+    }
+
+    /// Returns the facts that this version does not know: a later one's, or misspelt.
+    pub(super) fn unknown_facts(&self) -> Vec<String> {
+        let known = facts_of(&Abilities::default());
+        let keys = self.facts.keys();
+        keys.filter(|key| !known.contains_key(*key)).cloned().collect()
     }
 
     /// Checks those facts that are there.
@@ -152,6 +157,9 @@ pub(super) fn open_or_make(
             read_made(layout)?
         }
     };
+    for key in file.unknown_facts() {
+        tracing::warn!(path = %path.display(), key, "unknown fact of the file system is left alone");
+    }
     if let Some(abilities) = file.abilities(&path)? {
         return Ok(Some(abilities));
     }
@@ -222,11 +230,25 @@ fn make(path: &Path, file: &FormatFile) -> Result<(), FsError> {
 /// Puts another version of the file in its place.
 fn replace(path: &Path, file: &FormatFile) -> Result<(), FsError> {
     let own = write_beside(path, file)?;
-    std::fs::rename(&own, path).map_err(|source| {
+    let replaced = give_to_owner_of(path, &own)
+        .and_then(|()| std::fs::rename(&own, path).map_err(|source| FsError::new("rename", path, source)));
+    if replaced.is_err() {
         // It may be there no more, if the rename was done and only its answer got lost.
         let _ = fs::remove(&own);
-        FsError::new("rename", path, source)
-    })
+    }
+    replaced
+}
+
+/// Lets those who could read the old file read the new one: root completes what another user's mirror made.
+fn give_to_owner_of(old: &Path, new: &Path) -> Result<(), FsError> {
+    let stat = |path: &Path| std::fs::metadata(path).map_err(|source| FsError::new("stat", path, source));
+    let (before, after) = (stat(old)?, stat(new)?);
+    if (before.uid(), before.gid()) != (after.uid(), after.gid()) {
+        std::os::unix::fs::chown(new, Some(before.uid()), Some(before.gid()))
+            .map_err(|source| FsError::new("change owner of", new, source))?;
+    }
+    std::fs::set_permissions(new, before.permissions())
+        .map_err(|source| FsError::new("change mode of", new, source))
 }
 
 fn write_beside(path: &Path, file: &FormatFile) -> Result<PathBuf, FsError> {

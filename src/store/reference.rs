@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! reference/
+//!   acl          a POSIX ACL that names a user
 //!   capable      security.capability, as ping has it
 //!   opaque/      trusted.overlay.opaque=y
 //!   user         user.wharf=yes
@@ -17,11 +18,12 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lgetxattr, lsetxattr, lstat};
 use rustix::io::Errno;
 
-use crate::fs::{self, Abilities, FILE_CAPABILITY, FsError, FsErrorKind};
+use crate::fs::{self, ACCESS_ACL, Abilities, FILE_CAPABILITY, FsError, FsErrorKind};
 
 const OPAQUE: (&str, &str, &[u8]) = ("opaque", "trusted.overlay.opaque", b"y");
 const USER: (&str, &str, &[u8]) = ("user", "user.wharf", b"yes");
 const CAPABLE: (&str, &str, &[u8]) = ("capable", "security.capability", &FILE_CAPABILITY);
+const ACL: (&str, &str, &[u8]) = ("acl", "system.posix_acl_access", &ACCESS_ACL);
 const SETUID_MODE: u32 = 0o6755;
 
 /// What a node sees of the reference; `None` for what the store's file system does not keep anyway.
@@ -31,6 +33,7 @@ pub struct Reference {
     pub trusted_xattr: Option<bool>,
     pub user_xattr: Option<bool>,
     pub capability: Option<bool>,
+    pub acl: Option<bool>,
     pub special_mode: Option<bool>,
 }
 
@@ -62,13 +65,14 @@ fn is_taken(error: &std::io::Error) -> bool {
 
 fn fill(staged: &Path, abilities: &Abilities) -> Result<(), FsError> {
     fs::make_dirs(&staged.join(OPAQUE.0))?;
-    for name in [USER.0, CAPABLE.0, "setuid"] {
+    for name in [USER.0, CAPABLE.0, ACL.0, "setuid"] {
         fs::create_new(&staged.join(name), b"")?;
     }
     let kept = [
         (abilities.trusted_xattrs, OPAQUE),
         (abilities.user_xattrs, USER),
         (abilities.capabilities, CAPABLE),
+        (abilities.acls, ACL),
     ];
     for (_, (name, attribute, value)) in kept.into_iter().filter(|(is_kept, _)| *is_kept) {
         let path = staged.join(name);
@@ -114,6 +118,7 @@ pub(super) fn examine(path: &Path, abilities: &Abilities) -> Result<Reference, F
             .transpose()?,
         user_xattr: abilities.user_xattrs.then(|| shows(path, USER)).transpose()?,
         capability: abilities.capabilities.then(|| shows(path, CAPABLE)).transpose()?,
+        acl: abilities.acls.then(|| shows(path, ACL)).transpose()?,
         special_mode: abilities.special_modes.then(has_mode).transpose()?,
     })
 }

@@ -373,24 +373,39 @@ pub struct Bindfs {
     // Dropped in this order: the process must have ended before its directories go.
     service: RefCell<Service>,
     mounted: TempDir,
-    _backing: TempDir,
+    backing: Option<TempDir>,
+    _log: TempDir,
 }
 
 impl Bindfs {
-    /// Mounts one.
+    /// Mounts one that keeps its files in a directory of its own.
     pub fn mount() -> Self {
-        let (backing, mounted) = (tempfile::tempdir(), tempfile::tempdir());
-        let (backing, mounted) = (backing.expect("a directory"), mounted.expect("a directory"));
+        Self::mount_with(&[])
+    }
+
+    /// Mounts one with such options, which take abilities away.
+    pub fn mount_with(options: &[&str]) -> Self {
+        let backing = tempfile::tempdir().expect("a directory");
+        let mut mount = Self::over(backing.path(), options);
+        mount.backing = Some(backing);
+        mount
+    }
+
+    /// Shows a directory that is somebody else's.
+    pub fn over(backing: &Path, options: &[&str]) -> Self {
+        let (mounted, log) = (tempfile::tempdir(), tempfile::tempdir());
+        let (mounted, log) = (mounted.expect("a directory"), log.expect("a directory"));
         let mut command = bound_command("bindfs");
-        command.arg("-f").arg(backing.path()).arg(mounted.path());
-        let mut service = Service::start("bindfs", backing.path(), command);
+        command.arg("-f").args(options).arg(backing).arg(mounted.path());
+        let mut service = Service::start("bindfs", log.path(), command);
         service.wait_ready(Duration::from_secs(10), || {
             is_mounted(mounted.path()).then_some(())
         });
         Self {
             service: RefCell::new(service),
             mounted,
-            _backing: backing,
+            backing: None,
+            _log: log,
         }
     }
 

@@ -6,21 +6,10 @@ use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 use rustix::io::Errno;
 
 use super::{FsError, is_accepted, make_dir, make_file};
-use crate::fs::FILE_CAPABILITY;
+use crate::fs::{ACCESS_ACL, FILE_CAPABILITY};
 
 /// Longer than any value that is tried.
 const MAX_VALUE: usize = 256;
-
-/// An access ACL (linux/posix_acl_xattr.h, version 2): tag, permissions and id of each entry.
-///
-/// It names a user, or the file system would turn it into the mode.
-const ACL: [(u16, u16, u32); 5] = [
-    (0x01, 6, u32::MAX),
-    (0x02, 4, 1000),
-    (0x04, 4, u32::MAX),
-    (0x10, 6, u32::MAX),
-    (0x20, 4, u32::MAX),
-];
 
 /// Tries the mark of opaque directories.
 pub(super) fn keeps_trusted(dir: &Path) -> Result<bool, FsError> {
@@ -46,13 +35,7 @@ pub(super) fn keeps_capabilities(dir: &Path) -> Result<bool, FsError> {
 pub(super) fn keeps_acls(dir: &Path) -> Result<bool, FsError> {
     let path = dir.join("acl");
     make_file(&path)?;
-    let mut value = 2_u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in ACL {
-        value.extend(tag.to_le_bytes());
-        value.extend(permissions.to_le_bytes());
-        value.extend(id.to_le_bytes());
-    }
-    keeps(&path, "system.posix_acl_access", &value)
+    keeps(&path, "system.posix_acl_access", &ACCESS_ACL)
 }
 
 fn keeps(path: &Path, name: &str, value: &[u8]) -> Result<bool, FsError> {
