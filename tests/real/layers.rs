@@ -110,7 +110,14 @@ fn a_layer_that_is_published_is_neither_fetched_nor_extracted_again() {
         [1, 1, 1]
     );
     assert!(!has_blob(mirror.store(), &image.layers[0]));
-    assert_eq!(mirror.metric("wharf_layers_total", "published"), 1.0);
+    wait_for_layers(&mirror, "published", 1.0);
+    mirror.stop();
+    assert_eq!(
+        mirror.log().matches("extracted layer=").count(),
+        3,
+        "{}",
+        mirror.log()
+    );
 }
 
 #[test]
