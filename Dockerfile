@@ -4,7 +4,7 @@
 #   chown 65532:65532 /srv/wharf
 #   docker run --detach --publish 5000:5000 --volume /srv/wharf:/var/lib/wharf/store wharf
 #
-# Serving blobs needs no privilege. Extracting layers, which a later version brings, will need root
+# Serving blobs needs no privilege. Extracting layers needs root
 # (`--user 0`) with CAP_SYS_ADMIN, CAP_MKNOD, CAP_CHOWN, CAP_FOWNER, CAP_DAC_OVERRIDE, CAP_SETFCAP and
 # CAP_FSETID (`--cap-add`): it makes device nodes, other users' files and trusted.* attributes.
 

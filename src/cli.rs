@@ -4,6 +4,9 @@
 //! other failure comes back from [`run`] for `main` to print.
 
 mod doctor;
+mod inspect;
+mod ls;
+mod pull;
 mod serve;
 
 use std::process::ExitCode;
@@ -22,6 +25,12 @@ struct Arguments {
 enum Command {
     /// Mirror registries: serve the pull half of the OCI distribution API.
     Serve(serve::ServeArguments),
+    /// Bring images into a store and extract their layers, beside mirrors or without one.
+    Pull(pull::PullArguments),
+    /// List the images in a store, with their layers.
+    Ls(ls::LsArguments),
+    /// Tell what a store knows of an image, or of a stack of layers, as JSON.
+    Inspect(inspect::InspectArguments),
     /// Tell what a store's file system can keep, and what to change on it.
     Doctor(doctor::DoctorArguments),
 }
@@ -33,6 +42,9 @@ enum Command {
 pub fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Pull(arguments) => pull::run(arguments),
+        Command::Ls(arguments) => ls::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

@@ -65,15 +65,26 @@ impl Index {
     /// # Errors
     /// Fails if another process has it open, if it cannot be written, or if it is damaged.
     pub fn open(path: &Path) -> Result<Self, OpenIndexError> {
+        Self::of(sled::Config::new().path(path), path)
+    }
+
+    /// Makes an index that goes with the process.
+    ///
+    /// # Errors
+    /// Fails if the machine has no room for it.
+    pub fn temporary() -> Result<Self, OpenIndexError> {
+        Self::of(
+            sled::Config::new().temporary(true),
+            Path::new("in a temporary directory"),
+        )
+    }
+
+    fn of(config: sled::Config, path: &Path) -> Result<Self, OpenIndexError> {
         let error = |source| OpenIndexError::Open {
             path: path.to_owned(),
             source,
         };
-        let db = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES)
-            .open()
-            .map_err(error)?;
+        let db = config.cache_capacity(CACHE_BYTES).open().map_err(error)?;
         let tree = |name| {
             Ok(Tree {
                 stored: db.open_tree(name).map_err(error)?,

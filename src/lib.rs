@@ -3,7 +3,7 @@
 //!
 //! The modules in reading order: [`oci`] (the vocabulary), [`fs`], [`store`], [`index`],
 //! [`upstream`], [`flight`], [`mirror`] (the core, which joins them), [`http`] (its edge),
-//! [`server`] (which wires them all), [`doctor`], [`config`], [`cli`], [`telemetry`].
+//! [`server`] and [`pull`] (which wire them all), [`doctor`], [`config`], [`cli`], [`telemetry`].
 
 pub mod cli;
 pub mod config;
@@ -12,8 +12,10 @@ pub mod flight;
 pub mod fs;
 pub mod http;
 pub mod index;
+pub mod inventory;
 pub mod mirror;
 pub mod oci;
+pub mod pull;
 pub mod server;
 pub mod store;
 pub mod telemetry;

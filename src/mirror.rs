@@ -9,6 +9,7 @@
 //! | `manifest` | which manifest a tag or digest means, asked upstream as rarely as can be |
 //! | `background` | what serving a manifest starts |
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
+//! | `pull` | brings an image into the store though no client asks |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
 //!
@@ -25,6 +26,7 @@ mod listing;
 mod manifest;
 mod membership;
 mod negative;
+mod pull;
 mod tail;
 mod unreadable;
 mod window;
@@ -52,6 +54,7 @@ pub use fill::FillError;
 pub use image::{Image, Layer, LayerError, LayerStage, LayerStatus};
 pub use listing::{Page, Referrers, Tags};
 pub use manifest::{Freshness, ServedManifest};
+pub use pull::PullError;
 
 use background::Background;
 use buffers::Buffers;

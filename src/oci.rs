@@ -9,6 +9,7 @@ pub mod chain;
 pub mod config;
 pub mod digest;
 pub mod error_code;
+pub mod image_name;
 pub mod manifest;
 pub mod media_type;
 pub mod name;

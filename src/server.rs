@@ -59,7 +59,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Lets the process open as many files as it may: a download takes two, and many systems give 1024 at first.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
         return;
@@ -74,9 +74,7 @@ fn raise_file_limit() {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    // A limit on file sizes makes a write fail, and must not end the process (setrlimit(2), RLIMIT_FSIZE).
-    let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
-        .context("cannot listen for signals")?;
+    let _file_size = outlive_file_size_limit()?;
     let signals = (
         listen_for(SignalKind::terminate())?,
         listen_for(SignalKind::interrupt())?,
@@ -139,6 +137,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("blobs that were fetched whole are not published: the store is too slow");
     }
     Ok(())
+}
+
+/// Lets a limit on file sizes make a write fail, and not end the process, while the result lives
+/// (setrlimit(2), RLIMIT_FSIZE).
+pub(crate) fn outlive_file_size_limit() -> anyhow::Result<Signal> {
+    listen_for(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }
 
 fn listen_for(kind: SignalKind) -> anyhow::Result<Signal> {

@@ -13,4 +13,6 @@ mod doctor;
 mod full_store;
 mod hung_store;
 mod images;
+mod layers;
 mod podman;
+mod pull;

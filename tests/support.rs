@@ -11,6 +11,7 @@ pub mod dfs;
 pub mod doctor;
 pub mod gate;
 pub mod images;
+pub mod layers;
 pub mod mirror;
 pub mod mount;
 pub mod process;

@@ -147,7 +147,8 @@ impl Inner {
         turns: &Arc<Semaphore>,
         tasks: &mut JoinSet<()>,
     ) {
-        let (Some(config), Ok(turn)) = (image.config.clone(), Arc::clone(turns).acquire_owned().await) else {
+        let (Some(config), Ok(turn)) = (image.config().cloned(), Arc::clone(turns).acquire_owned().await)
+        else {
             return;
         };
         let (inner, image) = (Arc::clone(self), Arc::clone(image));

@@ -145,7 +145,7 @@ impl Mirror {
 }
 
 impl Inner {
-    async fn resolve(
+    pub(super) async fn resolve(
         self: &Arc<Self>,
         repository: &Repository,
         reference: &Reference,

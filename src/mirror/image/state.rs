@@ -25,7 +25,7 @@ pub struct Image {
     pub repository: Repository,
     /// The manifest's digest.
     pub digest: Digest,
-    pub(in crate::mirror) config: Option<Descriptor>,
+    config: Option<Descriptor>,
     layers: Vec<Layer>,
     config_stage: watch::Sender<LayerStage>,
 }
@@ -96,6 +96,11 @@ impl Image {
             config,
             config_stage: watch::Sender::new(config_stage),
         }
+    }
+
+    /// Returns its config, if it has one.
+    pub fn config(&self) -> Option<&Descriptor> {
+        self.config.as_ref()
     }
 
     /// Returns its layers, the bottom one first.

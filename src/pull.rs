@@ -1,0 +1,195 @@
+//! `wharf pull`: wires a mirror without clients, lets it bring images into the store, and ends.
+//!
+//! Several processes on one store are safe, so it runs beside mirrors. The index is the process's own: it
+//! is derived, and a mirror keeps its own locked.
+
+mod bars;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::index::Index;
+use crate::mirror::{Image, LayerStage, Mirror};
+use crate::oci::image_name::ImageName;
+use crate::oci::{Manifest, Platform};
+use crate::store::Store;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstreams;
+use bars::Bars;
+
+/// How long what was interrupted may take to remove what it staged.
+const LAST_CALLS: Duration = Duration::from_secs(10);
+
+/// What to pull.
+#[derive(Debug)]
+pub struct Order {
+    pub images: Vec<ImageName>,
+    pub platform: Platform,
+    /// Use the index that the configuration names, and not a temporary one.
+    pub own_index: bool,
+}
+
+/// How a pull ended; the worst of all images counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Everything is in the store, and every layer that can be is extracted.
+    Complete,
+    /// Every blob is in the store, and some layers are not extracted.
+    NotExtracted,
+    /// Something could not be fetched or stored.
+    Failed,
+    /// A signal came first.
+    Interrupted,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(match outcome {
+            Outcome::Complete => 0,
+            Outcome::NotExtracted => 3,
+            Outcome::Failed => 1,
+            Outcome::Interrupted => 130,
+        })
+    }
+}
+
+/// Pulls, and prints what came of each image.
+///
+/// # Errors
+/// Fails if something that the configuration names cannot be used.
+pub fn run(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
+    crate::server::raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let outcome = runtime.block_on(pull_all(config, order));
+    runtime.shutdown_timeout(LAST_CALLS);
+    outcome
+}
+
+async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
+    let _file_size = crate::server::outlive_file_size_limit()?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let store = Store::open(&config.store)?;
+    let index = if order.own_index {
+        Index::open(&config.index)?
+    } else {
+        Index::temporary()?
+    };
+    let metrics = Metrics::new(config.upstreams.keys().cloned());
+    let upstreams = Upstreams::new(config, metrics.clone())?;
+    let mirror = Mirror::new(config, store.clone(), index, upstreams, metrics);
+    let bars = Arc::new(Bars::new());
+    let pulls = order.images.iter().map(|name| pull(&mirror, name, order, &bars));
+    let ended = async {
+        let outcomes = join_all(pulls).await;
+        mirror.published().await;
+        outcomes
+    };
+    let results = tokio::select! {
+        outcomes = ended => outcomes,
+        _ = interrupt.recv() => Vec::new(),
+        _ = terminate.recv() => Vec::new(),
+    };
+    bars.clear();
+    if results.is_empty() {
+        // Whoever interrupts once more need not wait.
+        let _ = timeout(LAST_CALLS, mirror.stop_extracting()).await;
+        eprintln!("wharf: interrupted; what is complete stays in the store");
+        return Ok(Outcome::Interrupted);
+    }
+    let extracts = config.extract.is_none() || mirror.extracts();
+    let outcomes = results.into_iter().zip(&order.images).map(|(result, name)| {
+        tell(name, &result, &store, extracts).unwrap_or_else(|error| {
+            eprintln!("wharf: {name}: {error:#}");
+            Outcome::Failed
+        })
+    });
+    Ok(outcomes.max().unwrap_or(Outcome::Complete))
+}
+
+async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Arc<Image>> {
+    let image = mirror.pull(name, &order.platform).await?;
+    bars.follow(name, &image).await;
+    Ok(image)
+}
+
+/// Prints what came of an image: its name and digest to standard output, its layers to standard error.
+fn tell(
+    name: &ImageName,
+    result: &anyhow::Result<Arc<Image>>,
+    store: &Store,
+    extracts: bool,
+) -> anyhow::Result<Outcome> {
+    let image = match result {
+        Ok(image) => image,
+        Err(error) => anyhow::bail!("{error:#}"),
+    };
+    let mut outcome = Outcome::Complete;
+    for layer in image.layers() {
+        let status = layer.status();
+        eprintln!("{name}: {}", bars::last_line(layer, &status));
+        if let LayerStage::Failed(_) = status.stage {
+            outcome = Outcome::NotExtracted;
+        }
+    }
+    if !extracts && is_image(store, image)? {
+        eprintln!(
+            "wharf: {name}: layers are not extracted here; `wharf doctor {}` says why",
+            store.root().display()
+        );
+        outcome = Outcome::NotExtracted;
+    }
+    if let Some(missing) = missing_blob(store, image)? {
+        let why = image.failure().map_or_else(
+            || "the store did not take it".to_owned(),
+            |error| error.full_text(),
+        );
+        eprintln!("wharf: {name}: {missing} is not in the store: {why}");
+        outcome = Outcome::Failed;
+    }
+    println!("{name} {} {}", image.digest, outcome.word());
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::NotExtracted => "not extracted",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+fn is_image(store: &Store, image: &Image) -> anyhow::Result<bool> {
+    let bytes = store.read_blob(&image.digest, crate::oci::manifest::MAX_MANIFEST_BYTES)?;
+    let manifest = bytes.and_then(|bytes| Manifest::parse(&bytes).ok());
+    Ok(manifest.is_some_and(|manifest| manifest.image_blobs().is_some()))
+}
+
+/// Returns a blob of the image that is not in the store although it should be: not of a published layer.
+fn missing_blob(store: &Store, image: &Image) -> anyhow::Result<Option<String>> {
+    let layers = image.layers().iter();
+    let unpublished = layers.filter(|layer| !matches!(layer.status().stage, LayerStage::Published));
+    let needed = image
+        .config()
+        .into_iter()
+        .chain(unpublished.map(|layer| &layer.blob));
+    for blob in needed {
+        if store.stat_blob(&blob.digest)?.is_none() {
+            return Ok(Some(blob.digest.to_string()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,192 @@
+//! `wharf pull`, `wharf ls` and `wharf inspect`: no mirror needed, and none disturbed.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::layers::{Layered, add, add_as, config_of, directory, gzip, record, tar_of};
+use crate::support::mirror::{Mirror, Options, wharf};
+use crate::support::process::{Ended, run, run_ok};
+use crate::support::sha256;
+use crate::support::store::has_blob;
+use crate::support::upstream::{OCI_INDEX, Upstream, blob, blobs, bytes, descriptor, index, then};
+
+const APP: &str = "library/app";
+
+fn layer(seed: u64) -> Vec<u8> {
+    tar_of(&[(&format!("file-{seed}"), &bytes(50_000, seed))])
+}
+
+fn pull(upstream: &Upstream, store: &Path, arguments: &[&str]) -> Ended {
+    let mut command = wharf();
+    command
+        .args(["pull", "--upstream", &upstream.url(), "--store"])
+        .arg(store)
+        .args(arguments);
+    run(command)
+}
+
+fn inspect(store: &Path, what: &str) -> Value {
+    let mut command = wharf();
+    command.args(["inspect", what, "--store"]).arg(store);
+    serde_json::from_str(&run_ok(command)).expect("JSON")
+}
+
+fn ls(store: &Path) -> Value {
+    let mut command = wharf();
+    command.args(["ls", "--json", "--store"]).arg(store);
+    serde_json::from_str(&run_ok(command)).expect("JSON")
+}
+
+fn fresh() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    (directory, store)
+}
+
+#[test]
+fn images_are_pulled_into_a_store_and_can_be_listed_and_inspected() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let one = add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    let two = add(&upstream, APP, "v2", &[layer(1), layer(3)]);
+    let ended = pull(&upstream, &store, &["app:v1", "docker.io/library/app:v2"]);
+    assert_eq!(ended.code(), 0, "{}{}", ended.stdout, ended.stderr);
+    for (name, image) in [
+        ("docker.io/library/app:v1", &one),
+        ("docker.io/library/app:v2", &two),
+    ] {
+        assert!(
+            ended
+                .stdout
+                .contains(&format!("{name} {} complete", image.digest)),
+            "{}",
+            ended.stdout
+        );
+        for chain_id in &image.chain_ids {
+            assert!(record(&store, chain_id).is_some(), "{chain_id}");
+        }
+    }
+    // One line a layer, and nothing that only a terminal understands.
+    assert_eq!(ended.stderr.lines().count(), 4, "{}", ended.stderr);
+    assert_eq!(upstream.blob_gets(&one.layers[0]), 1);
+
+    let listed = ls(&store);
+    let images = listed["images"].as_array().expect("images");
+    assert_eq!(images.len(), 2);
+    assert_eq!(images[0]["name"], "docker.io/library/app:v1");
+    assert_eq!(images[0]["layers"][0]["images"], 2);
+    assert_eq!(images[0]["layers"][1]["images"], 1);
+    assert_eq!(images[0]["layers"][1]["state"], "published");
+
+    let image = inspect(&store, "app:v2");
+    assert_eq!(image["digest"], two.digest.as_str());
+    assert_eq!(image["layers"][1]["chain_id"], two.chain_ids[1].as_str());
+    let chain = inspect(&store, &two.chain_ids[1]);
+    let expected: Vec<Value> = two
+        .chain_ids
+        .iter()
+        .rev()
+        .map(|chain_id| directory(&store, chain_id).to_str().expect("text").into())
+        .collect();
+    assert_eq!(chain["lowerdirs"], Value::Array(expected));
+}
+
+#[test]
+fn it_runs_beside_a_mirror_of_the_same_store() {
+    let upstream = Upstream::start();
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    let mut mirror = Mirror::start(&Options::new(upstream.address()));
+    let ended = pull(&upstream, mirror.store(), &["app:v1"]);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert!(record(mirror.store(), &image.chain_ids[0]).is_some());
+    let index = mirror.index();
+    let locked = pull(
+        &upstream,
+        mirror.store(),
+        &["app:v1", "--index", index.to_str().expect("text")],
+    );
+    assert_eq!(locked.code(), 1);
+    assert!(locked.stderr.contains("--index DIR"), "{}", locked.stderr);
+    mirror.stop();
+}
+
+#[test]
+fn of_an_index_the_image_of_one_platform_is_pulled() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let (amd, arm) = (
+        add(&upstream, APP, "amd", &[layer(1)]),
+        add(&upstream, APP, "arm", &[layer(2)]),
+    );
+    let entry = |image: &Layered, architecture: &str| {
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", b"");
+        entry["digest"] = image.digest.as_str().into();
+        entry["platform"] = serde_json::json!({"os": "linux", "architecture": architecture});
+        entry
+    };
+    let index = index(&[entry(&amd, "amd64"), entry(&arm, "arm64")]);
+    let digest = upstream.add_manifest(APP, OCI_INDEX, index);
+    upstream.tag(APP, "all", &digest);
+    let ended = pull(&upstream, &store, &["app:all", "--platform", "linux/arm64/v8"]);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert!(record(&store, &arm.chain_ids[0]).is_some() && record(&store, &amd.chain_ids[0]).is_none());
+    let other = pull(&upstream, &store, &["app:all", "--platform", "linux/s390x"]);
+    assert_eq!(other.code(), 1);
+    assert!(
+        other.stderr.contains("linux/amd64, linux/arm64"),
+        "{}",
+        other.stderr
+    );
+    assert_eq!(
+        pull(&upstream, &store, &["app:all", "--platform", "arm"]).code(),
+        2
+    );
+}
+
+#[test]
+fn the_exit_code_tells_a_blob_that_is_missing_from_a_layer_that_is_not_extracted() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let diff_ids = vec![sha256(b"another")];
+    let config = config_of(&diff_ids, "x");
+    let wrong = add_as(&upstream, APP, "wrong", &config, &[gzip(&layer(1))], diff_ids);
+    let ended = pull(&upstream, &store, &["app:wrong"]);
+    assert_eq!(ended.code(), 3, "{}", ended.stderr);
+    assert!(has_blob(&store, &wrong.layers[0]), "{}", ended.stderr);
+    let gone = add(&upstream, APP, "gone", &[layer(2)]);
+    upstream.script(blob(&gone.layers[0]), then().status(404));
+    let ended = pull(&upstream, &store, &["app:gone", "app:wrong"]);
+    assert_eq!(ended.code(), 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains(&gone.layers[0]), "{}", ended.stderr);
+    assert_eq!(pull(&upstream, &store, &["app:none"]).code(), 1);
+    assert_eq!(pull(&upstream, &store, &[]).code(), 2);
+}
+
+#[test]
+fn what_is_no_image_is_pulled_too() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let content = bytes(10_000, 1);
+    let chart = upstream.add_image(APP, "chart", &[content]);
+    let ended = pull(&upstream, &store, &["app:chart"]);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert!(has_blob(&store, &chart.config) && has_blob(&store, &chart.layers[0]));
+    let before = upstream.count(&blobs());
+    assert_eq!(pull(&upstream, &store, &["app:chart"]).code(), 0);
+    assert_eq!(upstream.count(&blobs()), before);
+    assert_eq!(ls(&store)["images"][0]["layers"][0]["state"], "stored");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_named() {
+    let (_directory, store) = fresh();
+    for command in [vec!["ls"], vec!["inspect", "app"]] {
+        let mut wharf = wharf();
+        wharf.args(command).arg("--store").arg(&store);
+        let ended = run(wharf);
+        assert_eq!(ended.code(), 1);
+        assert!(
+            ended.stderr.contains(store.to_str().expect("text")),
+            "{}",
+            ended.stderr
+        );
+        assert!(!store.exists());
+    }
+}
