@@ -6,6 +6,7 @@
 mod ext4;
 mod gluster;
 mod harness;
+mod kill;
 mod moosefs;
 
 use std::fs;

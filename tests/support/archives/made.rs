@@ -281,6 +281,28 @@ pub fn linked(links: u32) -> Vec<u8> {
     )
 }
 
+/// Two layers of an image that no other number's is: so many files, and changes to them.
+pub fn changed(number: u32, files: u32) -> Vec<Vec<u8>> {
+    let content = |file: u32| format!("{number} {file} ").repeat(200);
+    let owned = |entry: Entry| entry.owner(1000, 1000).mtime(1_500_000_000, 0);
+    let file = |file: u32| owned(Entry::file(format!("d{}/f{file}", file % 10), content(file)));
+    let links = (0..20).map(|link| owned(Entry::hard_link(format!("d0/l{link}"), "d0/f0")));
+    let root = || Entry::directory("./").mtime(1_500_000_000, 0);
+    let directories = || (0..10).map(|number| owned(Entry::directory(format!("d{number}"))));
+    let bottom = [root()]
+        .into_iter()
+        .chain(directories())
+        .chain((0..files).map(file));
+    let top = [root()]
+        .into_iter()
+        .chain(directories())
+        .chain((0..files).map(|number| match number % 5 {
+            0 => Entry::file(format!("d{}/.wh.f{number}", number % 10), ""),
+            _ => owned(Entry::file(format!("d{}/n{number}", number % 10), content(number)).mode(0o4755)),
+        }));
+    vec![tar_of(bottom.chain(links)), tar_of(top)]
+}
+
 /// A layer that only adds `numbers/<number>` and replaces `last`.
 pub fn tiny(number: u32) -> Vec<u8> {
     tar_of([
