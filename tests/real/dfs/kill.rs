@@ -7,9 +7,9 @@ use super::assert_as_gnu_tar;
 use crate::support::archives::{made, written};
 use crate::support::dfs::{Kind, Shared};
 use crate::support::layers::{Layered, add, directory, record};
-use crate::support::mirror::wharf;
+use crate::support::mirror::{Mirror, Options, wharf};
 use crate::support::process::Service;
-use crate::support::store::{assert_blobs_are_whole, assert_nothing_staged};
+use crate::support::store::{assert_blobs_are_whole, assert_nothing_staged, wait_until_nothing_is_staged};
 use crate::support::upstream::Upstream;
 
 const APP: &str = "library/app";
