@@ -41,8 +41,8 @@ pub struct Shared {
 enum Server {
     None,
     Ext4 { _mount: SmallExt4 },
-    Gluster { _volume: Gluster },
-    MooseFs { _servers: MooseFs },
+    Gluster { _volume: Box<Gluster> },
+    MooseFs { _servers: Box<MooseFs> },
 }
 
 impl Shared {
@@ -73,10 +73,10 @@ impl Shared {
                 Server::Ext4 { _mount: mount }
             }
             (Kind::Gluster, bytes) => Server::Gluster {
-                _volume: Gluster::start(&work, &a, &b, bytes.unwrap_or(0)),
+                _volume: Box::new(Gluster::start(&work, &a, &b, bytes.unwrap_or(0))),
             },
             (Kind::MooseFs, None) => Server::MooseFs {
-                _servers: MooseFs::start(&work, &a, &b),
+                _servers: Box::new(MooseFs::start(&work, &a, &b)),
             },
             (Kind::MooseFs, Some(_)) => panic!("a small MooseFS: it keeps 256 MiB of its disks free"),
         };
