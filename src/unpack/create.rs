@@ -180,8 +180,8 @@ impl<'a> Writer<'a> {
             rustix::fs::fchmod(file, self.mode(meta)).map_err(call("change mode of"))?;
         }
         rustix::fs::futimens(file, &self.times(meta)).map_err(call("set times of"))?;
-        // Last: a client that holds written bytes back (GlusterFS) sends them before a time or a mode, but not
-        // before an attribute, and the server takes security.capability away from a file that is written to.
+        // Last: a client that holds written bytes back (GlusterFS) sends them before it changes an owner, mode or
+        // time, but not always before an attribute, and with the bytes the server drops security.capability.
         self.set_xattrs(&Carrier::File(file), meta)
     }
 
