@@ -4,6 +4,8 @@
 //! noisy: servers take turns, and ratios of medians count.
 
 mod client;
+mod extract;
+mod layers;
 mod mirror;
 mod relay;
 mod report;
@@ -25,12 +27,18 @@ struct Arguments {
 enum Command {
     /// The mirror against docker-registry and nginx: cached blobs, manifests, a cold blob, memory.
     Mirror(mirror::Arguments),
+    /// Extraction against GNU tar.
+    Extract(extract::Arguments),
+    #[command(hide = true)]
+    Unpack(extract::OneArguments),
 }
 
 fn main() -> anyhow::Result<()> {
-    let Command::Mirror(arguments) = Arguments::parse().command;
-    let json: Option<PathBuf> = arguments.json.clone();
-    let report = mirror::run(&arguments)?;
+    let (report, json): (_, Option<PathBuf>) = match Arguments::parse().command {
+        Command::Mirror(arguments) => (mirror::run(&arguments)?, arguments.json),
+        Command::Extract(arguments) => (extract::run(&arguments)?, arguments.json),
+        Command::Unpack(arguments) => return extract::run_one(&arguments),
+    };
     report.print();
     if let Some(path) = json {
         std::fs::write(&path, report.to_json())

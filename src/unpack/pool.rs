@@ -25,6 +25,9 @@ const MAX_JOBS: usize = 384;
 /// Bytes of content that jobs may hold.
 const MAX_HELD_BYTES: usize = 24 << 20;
 
+/// How many jobs a writer takes at once while there are plenty: each taking costs locks and wake-ups.
+const MAX_BATCH: usize = 16;
+
 /// Something to create.
 pub(super) struct Job {
     /// The directory that it is created in.
@@ -79,8 +82,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
     /// There is a job, or there will be none.
     work: Condvar,
-    /// A job has ended.
-    ended: Condvar,
+    /// There is room for jobs again, or none is under way.
+    room: Condvar,
 }
 
 #[derive(Default)]
@@ -89,6 +92,11 @@ struct State {
     /// Jobs that were submitted and have not ended.
     under_way: usize,
     held_bytes: usize,
+    /// Threads that work on jobs, and how many of them have none.
+    writers: usize,
+    idle_writers: usize,
+    /// Who waits for room.
+    waiting: usize,
     is_closed: bool,
     error: Option<UnpackError>,
 }
@@ -111,11 +119,9 @@ impl Pool {
     pub(super) fn submit(&self, job: Job) -> Result<(), UnpackError> {
         let bytes = job.held_bytes();
         let mut state = self.lock();
-        while state.error.is_none()
-            && state.under_way > 0
-            && (state.under_way >= MAX_JOBS || state.held_bytes + bytes > MAX_HELD_BYTES)
-        {
-            state = self.wait(&self.ended, state);
+        if !state.has_room(bytes, 1) {
+            // Not for each job that ends, which would be a wake-up for each.
+            state = self.wait_for_room(state, |state| state.has_room(bytes, 2));
         }
         if let Some(error) = &state.error {
             return Err(error.clone());
@@ -125,8 +131,12 @@ impl Pool {
         drop(state);
         let dir = Arc::clone(&job.dir);
         if let Some(job) = dir.or_await(job) {
-            self.lock().ready.push_back(job);
-            self.work.notify_one();
+            let mut state = self.lock();
+            state.ready.push_back(job);
+            // A wake-up is a system call also when nobody sleeps.
+            if state.idle_writers > 0 {
+                self.work.notify_one();
+            }
         }
         Ok(())
     }
@@ -136,44 +146,57 @@ impl Pool {
     /// # Errors
     /// As [`Pool::submit`].
     pub(super) fn wait_idle(&self) -> Result<(), UnpackError> {
-        let mut state = self.lock();
-        while state.error.is_none() && state.under_way > 0 {
-            state = self.wait(&self.ended, state);
-        }
+        let state = self.wait_for_room(self.lock(), |state| state.under_way == 0);
         state.error.clone().map_or(Ok(()), Err)
     }
 
     /// Works on jobs until the pool is closed; `perform` is what a writer does.
     pub(super) fn run(&self, mut perform: impl FnMut(Job) -> Result<(), UnpackError>) {
-        while let Some((job, is_wanted)) = self.next_job() {
-            let mut ending = Ending {
-                pool: self,
-                bytes: job.held_bytes(),
-                makes: match &job.work {
-                    Work::MakeDir { made, .. } => Some(Arc::clone(made)),
-                    _ => None,
-                },
-                error: Some(UnpackError::Died),
-            };
-            ending.error = match is_wanted {
-                true => perform(job).err(),
-                false => None,
-            };
+        self.lock().writers += 1;
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        while let Some(is_wanted) = self.next_jobs(&mut batch) {
+            // Whatever of a batch a panic leaves over has to end too.
+            let mut endings: VecDeque<Ending<'_>> = batch.iter().map(|job| Ending::of(self, job)).collect();
+            for job in batch.drain(..) {
+                let ended = if is_wanted { perform(job) } else { Ok(()) };
+                if let Some(mut ending) = endings.pop_front() {
+                    ending.error = ended.err();
+                }
+            }
         }
     }
 
-    /// Waits for a job; tells besides whether it is still wanted.
-    fn next_job(&self) -> Option<(Job, bool)> {
+    /// Waits for jobs, and tells whether they are still wanted; `None` if there will be no more.
+    fn next_jobs(&self, batch: &mut Vec<Job>) -> Option<bool> {
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.ready.pop_front() {
-                return Some((job, state.error.is_none()));
+            if !state.ready.is_empty() {
+                let fair = state.ready.len() / (2 * state.writers);
+                let count = fair.clamp(1, MAX_BATCH);
+                batch.extend(state.ready.drain(..count));
+                return Some(state.error.is_none());
             }
             if state.is_closed && (state.under_way == 0 || state.error.is_some()) {
                 return None;
             }
+            state.idle_writers += 1;
             state = self.wait(&self.work, state);
+            state.idle_writers -= 1;
         }
+    }
+
+    /// Waits until `is_enough`, or until there is an error.
+    fn wait_for_room<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        is_enough: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        while state.error.is_none() && !is_enough(&state) {
+            state = self.wait(&self.room, state);
+        }
+        state.waiting -= 1;
+        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -185,12 +208,34 @@ impl Pool {
     }
 }
 
+impl State {
+    /// Tells whether a job that holds `bytes` may be added, while only the `share`th part of the room may be taken.
+    fn has_room(&self, bytes: usize, share: usize) -> bool {
+        self.under_way == 0
+            || (self.under_way < MAX_JOBS / share && self.held_bytes + bytes <= MAX_HELD_BYTES / share)
+    }
+}
+
 /// The end of a job, also of one that panicked.
 struct Ending<'a> {
     pool: &'a Pool,
     bytes: usize,
     makes: Option<Arc<Dir>>,
     error: Option<UnpackError>,
+}
+
+impl<'a> Ending<'a> {
+    fn of(pool: &'a Pool, job: &Job) -> Self {
+        Self {
+            pool,
+            bytes: job.held_bytes(),
+            makes: match &job.work {
+                Work::MakeDir { made, .. } => Some(Arc::clone(made)),
+                _ => None,
+            },
+            error: Some(UnpackError::Died),
+        }
+    }
 }
 
 impl Drop for Ending<'_> {
@@ -203,13 +248,19 @@ impl Drop for Ending<'_> {
         if state.error.is_none() {
             state.error = self.error.take();
         }
-        let wakes_all = !awaiting.is_empty() || state.error.is_some() || state.is_closed;
+        let is_over = state.error.is_some() || (state.is_closed && state.under_way == 0);
+        let wakes_writers = state.idle_writers > 0 && (is_over || !awaiting.is_empty());
+        // Whoever waits for room waits for half of it.
+        let wakes_reader = is_over || state.under_way == 0 || state.has_room(0, 2);
         state.ready.extend(awaiting);
+        let is_waited_for = state.waiting > 0;
         drop(state);
-        if wakes_all {
+        if wakes_writers {
             self.pool.work.notify_all();
         }
-        self.pool.ended.notify_all();
+        if wakes_reader && is_waited_for {
+            self.pool.room.notify_all();
+        }
     }
 }
 
