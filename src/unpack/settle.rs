@@ -106,7 +106,10 @@ impl<'a> Below<'a> {
         let mut names = BTreeMap::new();
         for (layer, dir) in self.dirs(path)? {
             let error = |errno: Errno| FsError::new("list", &layer.join(path), errno.into());
-            for entry in rustix::fs::Dir::read_from(&dir).map_err(error)? {
+            // What was opened as a path alone cannot be listed.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let listed = open_beneath(&dir, Path::new(""), flags).map_err(error)?;
+            for entry in rustix::fs::Dir::new(listed).map_err(error)? {
                 let entry = entry.map_err(error)?;
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." || names.contains_key(name) {
