@@ -5,6 +5,7 @@
 
 mod bars;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::mirror::{Image, LayerStage, Mirror};
+use crate::mirror::{Image, LayerError, LayerStage, Mirror};
 use crate::oci::image_name::ImageName;
 use crate::oci::{Manifest, Platform};
 use crate::store::Store;
@@ -150,14 +151,14 @@ fn tell(
         outcome = Outcome::NotExtracted;
     }
     if let Some(missing) = missing_blob(store, image)? {
-        let why = image.failure().map_or_else(
-            || "the store did not take it".to_owned(),
-            |error| error.full_text(),
-        );
+        let why = image
+            .failures()
+            .first()
+            .map_or_else(|| "the store did not take it".to_owned(), LayerError::full_text);
         eprintln!("wharf: {name}: {missing} is not in the store: {why}");
         outcome = Outcome::Failed;
     }
-    println!("{name} {} {}", image.digest, outcome.word());
+    writeln!(std::io::stdout(), "{name} {} {}", image.digest, outcome.word())?;
     Ok(outcome)
 }
 

@@ -16,3 +16,4 @@ mod images;
 mod layers;
 mod podman;
 mod pull;
+mod shared_layers;

@@ -7,7 +7,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::Inner;
-use super::image::Image;
+use super::image::{Image, LayerError, REMEMBER_LAYER};
 use crate::oci::{Digest, Manifest, RegistryHost, Repository};
 
 /// How many manifests are remembered as started or done.
@@ -117,14 +117,16 @@ impl Inner {
     }
 
     fn note_ended(&self, key: (Repository, Digest), image: &Image) {
-        let Some(error) = image.failure() else { return };
-        match error.remembered_for() {
-            Some(time) => {
-                let until = Started::FailedUntil(Instant::now() + time);
-                self.background.started.insert(key, until);
-            }
+        let failures = image.failures();
+        if failures.is_empty() {
+            return;
+        }
+        if failures.iter().all(LayerError::is_lasting) {
+            let until = Started::FailedUntil(Instant::now() + REMEMBER_LAYER);
+            self.background.started.insert(key, until);
+        } else {
             // The next client that asks for the manifest starts it again.
-            None => drop(self.background.started.remove(&key)),
+            self.background.started.remove(&key);
         }
     }
 }

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use error::LayerError;
+pub(super) use error::REMEMBER_LAYER;
 pub use state::{Image, Layer, LayerStage, LayerStatus};
 
 pub(super) use extract::Extraction;

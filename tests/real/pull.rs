@@ -1,14 +1,17 @@
 //! `wharf pull`, `wharf ls` and `wharf inspect`: no mirror needed, and none disturbed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::layers::{Layered, add, add_as, config_of, directory, gzip, record, tar_of};
-use crate::support::mirror::{Mirror, Options, wharf};
-use crate::support::process::{Ended, run, run_ok};
+use crate::support::gate::Gate;
+use crate::support::layers::{Layered, add, add_as, config_of, directory, gzip, published, record, tar_of};
+use crate::support::mirror::{Mirror, Options, WHARF, wharf};
+use crate::support::process::{Ended, Service, bound_command, run, run_ok};
 use crate::support::sha256;
-use crate::support::store::has_blob;
+use crate::support::store::{assert_nothing_staged, has_blob};
 use crate::support::upstream::{OCI_INDEX, Upstream, blob, blobs, bytes, descriptor, index, then};
 
 const APP: &str = "library/app";
@@ -172,6 +175,50 @@ fn what_is_no_image_is_pulled_too() {
     assert_eq!(pull(&upstream, &store, &["app:chart"]).code(), 0);
     assert_eq!(upstream.count(&blobs()), before);
     assert_eq!(ls(&store)["images"][0]["layers"][0]["state"], "stored");
+}
+
+#[test]
+fn without_a_privilege_blobs_are_pulled_and_the_missing_one_is_named() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    let mut command = bound_command("setpriv");
+    command
+        .args([
+            "--inh-caps=-mknod",
+            "--bounding-set=-mknod",
+            WHARF,
+            "pull",
+            "app:v1",
+        ])
+        .args(["--upstream", &upstream.url(), "--store"])
+        .arg(&store);
+    let ended = run(command);
+    assert_eq!(ended.code(), 3, "{}", ended.stderr);
+    assert!(ended.stderr.contains("CAP_MKNOD"), "{}", ended.stderr);
+    assert!(has_blob(&store, &image.layers[0]));
+    assert_eq!(record(&store, &image.chain_ids[0]), None);
+}
+
+#[test]
+fn an_interrupt_ends_it_at_once_and_leaves_nothing_half_done() {
+    let (upstream, (directory, store)) = (Upstream::start(), fresh());
+    let large = tar_of(&[("first", b"x"), ("rest", &bytes(3_000_000, 1))]);
+    let image = add(&upstream, APP, "v1", &[large]);
+    let gate = Gate::new();
+    upstream.script(blob(&image.layers[0]), then().pause(2_000_000, &gate));
+    let mut command = wharf();
+    command
+        .args(["pull", "app:v1", "--upstream", &upstream.url(), "--store"])
+        .arg(&store);
+    let mut pull = Service::start("pull", directory.path(), command);
+    gate.wait_for(1);
+    pull.signal(Signal::INT);
+    let status = pull.wait(Duration::from_secs(20));
+    gate.open();
+    assert_eq!(status.code(), Some(130), "{}", pull.stderr());
+    assert!(pull.stderr().contains("interrupted"), "{}", pull.stderr());
+    assert_eq!(published(&store), Vec::<String>::new());
+    assert_nothing_staged(&store);
 }
 
 #[test]

@@ -23,16 +23,28 @@ pub struct Layered {
 
 /// Makes an archive of files, with an entry for the root.
 pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let files = files.iter().map(|(name, content)| (*name, 0o644, *content));
+    tar_with(
+        &[("./", 0o755, &[][..])]
+            .into_iter()
+            .chain(files)
+            .collect::<Vec<_>>(),
+    )
+}
+
+/// Makes an archive of files and, where a name ends in a slash, directories: name, mode, content.
+pub fn tar_with(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    let mut root = header(tar::EntryType::Directory, 0o755, 0);
-    archive
-        .append_data(&mut root, "./", std::io::empty())
-        .expect("add the root");
-    for (name, content) in files {
-        let mut file = header(tar::EntryType::Regular, 0o644, content.len() as u64);
+    for (name, mode, content) in entries {
+        let kind = if name.ends_with('/') {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        };
+        let mut header = header(kind, *mode, content.len() as u64);
         archive
-            .append_data(&mut file, name, *content)
-            .expect("add a file");
+            .append_data(&mut header, name, *content)
+            .expect("add an entry");
     }
     archive.into_inner().expect("end an archive")
 }

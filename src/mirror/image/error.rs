@@ -12,7 +12,7 @@ use crate::store::StackError;
 use crate::unpack::UnpackError;
 
 /// How long a layer that cannot be unpacked is not tried again: its bytes will not change, wharf may.
-const REMEMBER_LAYER: Duration = Duration::from_secs(600);
+pub(in crate::mirror) const REMEMBER_LAYER: Duration = Duration::from_secs(600);
 
 /// How long it is not tried again after the store failed.
 const REMEMBER_STORE: Duration = Duration::from_secs(60);
@@ -68,6 +68,11 @@ impl LayerError {
             ) => Some(REMEMBER_STORE),
             Self::Unpack(_) | Self::WrongDiffId { .. } => Some(REMEMBER_LAYER),
         }
+    }
+
+    /// Tells whether the layer itself is at fault, and not what brought or took it.
+    pub(in crate::mirror) fn is_lasting(&self) -> bool {
+        self.remembered_for() == Some(REMEMBER_LAYER)
     }
 
     /// Returns the store's own failure, to be counted as one.

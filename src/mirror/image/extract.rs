@@ -57,7 +57,9 @@ type Answer = Result<Found, LayerError>;
 /// What extracting works with.
 pub(in crate::mirror) struct Extraction {
     pub(super) options: Options,
-    turns: Arc<Semaphore>,
+    turns: Semaphore,
+    /// Of hosts that are not configured: their bytes may take for ever, and others are not to wait for them.
+    strangers_turns: Semaphore,
     under_way: Questions<LayerKey, Answer>,
     /// What waits to be published.
     waiting: Cache<LayerKey, Weak<Extracted>>,
@@ -77,9 +79,11 @@ struct Origin {
 
 impl Extraction {
     pub(in crate::mirror) fn new(options: Options, at_a_time: usize) -> Self {
+        let turns = || Semaphore::new(at_a_time.min(Semaphore::MAX_PERMITS));
         Self {
             options,
-            turns: Arc::new(Semaphore::new(at_a_time.min(Semaphore::MAX_PERMITS))),
+            turns: turns(),
+            strangers_turns: turns(),
             under_way: Questions::default(),
             waiting: Cache::new(MAX_REMEMBERED),
             failures: Cache::new(MAX_REMEMBERED),
@@ -189,11 +193,13 @@ impl LayerTask {
 
     async fn extract(&self) -> Result<Arc<Extracted>, LayerError> {
         let extraction = &self.extraction;
-        let _turn = extraction
-            .turns
-            .acquire()
-            .await
-            .map_err(|_| LayerError::Stopped)?;
+        let is_configured = self.mirror.upstreams.is_configured(&self.image.repository.host);
+        let turns = if is_configured {
+            &extraction.turns
+        } else {
+            &extraction.strangers_turns
+        };
+        let _turn = turns.acquire().await.map_err(|_| LayerError::Stopped)?;
         let origin = self.origin().await?;
         let (store, root) = (self.mirror.store.clone(), self.mirror.store.root().to_owned());
         let staging = self.mirror.disk.run("stage", &root, move || store.stage_layer());

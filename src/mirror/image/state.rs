@@ -116,21 +116,18 @@ impl Image {
         }
     }
 
-    /// Returns what failed first, of the config and then the layers from the bottom up.
-    pub fn failure(&self) -> Option<LayerError> {
+    /// Returns what failed: of the config, and then of the layers from the bottom up.
+    ///
+    /// Not that what lies on a failed layer could not be published.
+    pub fn failures(&self) -> Vec<LayerError> {
         let stages = std::iter::once(&self.config_stage).chain(self.layers.iter().map(|layer| &layer.stage));
-        let mut failures = stages.filter_map(|stage| match &*stage.borrow() {
-            LayerStage::Failed(error) => Some(error.clone()),
-            _ => None,
-        });
-        let first = failures.next()?;
-        // Why the lowest failed says more than that those on it could not be published.
-        match first {
-            LayerError::Below => failures
-                .find(|error| !matches!(error, LayerError::Below))
-                .or(Some(first)),
-            first => Some(first),
-        }
+        stages
+            .filter_map(|stage| match &*stage.borrow() {
+                LayerStage::Failed(LayerError::Below) => None,
+                LayerStage::Failed(error) => Some(error.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Ends what nobody works on any more.
