@@ -236,6 +236,8 @@ fn removals() -> Vec<u8> {
         Entry::directory("replaced").mode(0o711).mtime(1_600_000_002, 0),
         Entry::file("replaced/fresh", "in a new directory of the old name"),
         Entry::file("dir-to-file", "a file"),
+        // As umoci has it: the file hides what was below its name all the same.
+        Entry::file("dir-to-file/.wh.one", ""),
         Entry::directory("file-to-dir").mtime(1_600_000_003, 0),
         Entry::file("file-to-dir/inside", ""),
         Entry::directory("link-to-dir").mtime(1_600_000_004, 0),
