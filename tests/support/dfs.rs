@@ -108,7 +108,6 @@ impl Shared {
     pub fn tolerance(&self) -> Tolerance {
         Tolerance {
             whole_seconds: self.kind == Kind::MooseFs,
-            copied_links: self.kind == Kind::Gluster,
             ..Tolerance::default()
         }
     }

@@ -104,19 +104,6 @@ impl Tree {
             .insert(name.to_owned(), Entry::read(&path, &metadata));
     }
 
-    /// Returns an entry that must be there.
-    pub fn entry(&self, name: impl AsRef<Path>) -> &Entry {
-        let name = name.as_ref();
-        self.entries
-            .get(name)
-            .unwrap_or_else(|| panic!("no {} in the tree", name.display()))
-    }
-
-    /// Returns the names, the root left out.
-    pub fn names(&self) -> Vec<&Path> {
-        self.entries.keys().skip(1).map(PathBuf::as_path).collect()
-    }
-
     /// Returns each difference as a line: name, field, what is and what should be.
     pub fn differences(&self, expected: &Self, tolerance: &Tolerance) -> Vec<String> {
         let names: BTreeSet<&PathBuf> = self.entries.keys().chain(expected.entries.keys()).collect();
