@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use clap::ValueEnum;
 use wharf::fs::Abilities;
 use wharf::unpack::{Limits, Options, Progress, unpack};
 
 use crate::layers::{self, Codec, Spec};
 use crate::report::{Bar, Report};
+use crate::support::dfs::{Kind, Shared};
 
 /// What users call a large layer.
 const SPEC: Spec = Spec {
@@ -25,9 +27,14 @@ const MEMORY_BAR_MIB: f64 = 150.0;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// A mounted directory to extract into, and the bar of its ratio: NAME=DIR=RATIO, such as gluster=/mnt/gv=0.34
-    #[arg(long = "on", value_name = "NAME=DIR=RATIO", required = true)]
-    targets: Vec<String>,
+    /// Where to extract to: ext4 (the temporary directory's file system), gluster, moosefs
+    #[arg(
+        long = "on",
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_value = "ext4,moosefs,gluster"
+    )]
+    targets: Vec<Target>,
     /// How often each has its turn
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
@@ -45,21 +52,54 @@ pub struct OneArguments {
 }
 
 /// A file system to extract to.
-struct Target {
-    name: String,
-    directory: PathBuf,
-    most: f64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    Ext4,
+    Gluster,
+    Moosefs,
+}
+
+impl Target {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Ext4 => Kind::Ext4,
+            Self::Gluster => Kind::Gluster,
+            Self::Moosefs => Kind::MooseFs,
+        }
+    }
+
+    /// Returns the most of GNU tar's time that wharf may take.
+    fn most(self) -> f64 {
+        match self {
+            Self::Ext4 => 0.9,
+            Self::Gluster => 0.334,
+            Self::Moosefs => 0.5,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Gluster => "GlusterFS",
+            Self::Moosefs => "MooseFS",
+        }
+    }
 }
 
 /// Runs all file systems and compressions.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let local = tempfile::tempdir().context("cannot make a directory")?;
-    for codec in [Codec::Gzip, Codec::Zstd] {
+    let written = [Codec::Gzip, Codec::Zstd].map(|codec| {
         let layer = local.path().join(codec.name());
-        layers::write(&layer, SPEC, codec)?;
-        for target in &arguments.targets {
-            compare(&layer, codec, &parse(target)?, arguments.rounds, &mut report)?;
+        layers::write(&layer, SPEC, codec).map(|_| (layer, codec))
+    });
+    let layers = written.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    for target in &arguments.targets {
+        for (layer, codec) in &layers {
+            // A new one for each: a file system that has just deleted much is slower at creating.
+            let shared = Shared::start(target.kind());
+            compare(layer, *codec, *target, shared.a(), arguments.rounds, &mut report)?;
         }
     }
     Ok(report)
@@ -92,28 +132,16 @@ pub fn run_one(arguments: &OneArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse(text: &str) -> anyhow::Result<Target> {
-    let parts: Vec<&str> = text.split('=').collect();
-    let [name, directory, most] = parts.as_slice() else {
-        bail!("--on {text}: give NAME=DIR=RATIO");
-    };
-    Ok(Target {
-        name: (*name).to_owned(),
-        directory: directory.into(),
-        most: most.parse().with_context(|| format!("--on {text}: no ratio"))?,
-    })
-}
-
 fn compare(
     layer: &Path,
     codec: Codec,
-    target: &Target,
+    target: Target,
+    directory: &Path,
     rounds: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     // What was removed a moment ago slows ext4's next creations: all goes at the end.
-    let work = tempfile::tempdir_in(&target.directory)
-        .with_context(|| format!("cannot make a directory in {}", target.directory.display()))?;
+    let work = tempfile::tempdir_in(directory).context("cannot make a directory")?;
     let abilities = work.path().join("abilities.json");
     let found = wharf::fs::probe(work.path())?;
     fs::write(&abilities, serde_json::to_vec(&found)?)?;
@@ -128,14 +156,14 @@ fn compare(
         ratios.push(seconds / tar);
         memory.push(mib);
     }
-    let what = format!("{}, {}", target.name, codec.name());
+    let what = format!("{}, {}", target.name(), codec.name());
     report.median(format!("{what}: wharf"), "s", &ours, None);
     report.median(format!("{what}: GNU tar, then sync -f"), "s", &theirs, None);
     report.median(
         format!("{what}: wharf / GNU tar"),
         "",
         &ratios,
-        Some(Bar::AtMost(target.most)),
+        Some(Bar::AtMost(target.most())),
     );
     let bar = Some(Bar::AtMost(MEMORY_BAR_MIB));
     report.median(format!("{what}: wharf's peak memory"), "MiB", &memory, bar);

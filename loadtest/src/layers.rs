@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
 /// How many files a directory has.
@@ -117,7 +118,7 @@ fn text(random: &mut Random, size: u64) -> Vec<u8> {
         for _ in 0..length {
             text.push(b'a' + (letters.next() % 26) as u8);
         }
-        text.push(if word % 11 == 0 { b'\n' } else { b' ' });
+        text.push(if word.is_multiple_of(11) { b'\n' } else { b' ' });
     }
     text
 }
@@ -132,4 +133,17 @@ impl Random {
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
     }
+}
+
+/// Returns the digest of a file, as `sha256:…`.
+pub fn sha256_file(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    sha256(&bytes)
+}
+
+/// Returns the digest of bytes, as `sha256:…`.
+pub fn sha256(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
 }

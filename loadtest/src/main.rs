@@ -7,9 +7,22 @@ mod client;
 mod extract;
 mod layers;
 mod mirror;
+mod pull;
 mod relay;
 mod report;
 mod servers;
+
+// The file systems that the tests start, and no other copy of how.
+#[path = "../../tests/support"]
+#[allow(dead_code, reason = "the benchmarks need few of what the tests do")]
+mod support {
+    pub mod dfs;
+    pub mod mount;
+    pub mod process;
+    pub mod tree;
+
+    pub use crate::layers::sha256_file;
+}
 
 use std::path::PathBuf;
 
@@ -29,6 +42,8 @@ enum Command {
     Mirror(mirror::Arguments),
     /// Extraction against GNU tar.
     Extract(extract::Arguments),
+    /// A cold pull against skopeo with umoci, and against podman; how soon after its last byte a layer is there.
+    Pull(pull::Arguments),
     #[command(hide = true)]
     Unpack(extract::OneArguments),
 }
@@ -37,6 +52,7 @@ fn main() -> anyhow::Result<()> {
     let (report, json): (_, Option<PathBuf>) = match Arguments::parse().command {
         Command::Mirror(arguments) => (mirror::run(&arguments)?, arguments.json),
         Command::Extract(arguments) => (extract::run(&arguments)?, arguments.json),
+        Command::Pull(arguments) => (pull::run(&arguments)?, arguments.json),
         Command::Unpack(arguments) => return extract::run_one(&arguments),
     };
     report.print();

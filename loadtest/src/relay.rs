@@ -2,15 +2,17 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What has passed. Its threads end with their connections, or with the process.
 #[derive(Default)]
 pub struct Counts {
     pub blob_gets: AtomicU64,
     pub bytes: AtomicU64,
+    /// When the last bytes were passed on.
+    pub last: Mutex<Option<Instant>>,
 }
 
 /// Starts to relay to `target`, at most at `bytes_per_second` a connection if that is set.
@@ -50,6 +52,7 @@ fn relay(client: &TcpStream, server: &TcpStream, counts: &Arc<Counts>, rate: Opt
     std::thread::spawn(move || {
         copy(from_server, to_client, |bytes| {
             answered.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            *answered.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             if let Some(rate) = rate {
                 std::thread::sleep(Duration::from_micros(bytes.len() as u64 * 1_000_000 / rate));
             }

@@ -151,18 +151,71 @@ pub fn nginx(directory: &Path, root: &Path) -> anyhow::Result<Server> {
 /// Writes a registry's directory, as distribution 2 lays it out, with a layer of `layer_bytes` random bytes.
 pub fn write_registry(root: &Path, layer_bytes: u64) -> anyhow::Result<Image> {
     let base = root.join("docker/registry/v2");
-    let repository = base.join("repositories/library/big");
     let layer = write_random(&base, layer_bytes)?;
-    let config = write_blob(&base, b"{}")?;
-    let described = |media_type: &str, digest: &str, size: u64| json!({"mediaType": media_type, "digest": digest, "size": size});
+    let layers = [Blob {
+        media_type: "application/vnd.oci.image.layer.v1.tar",
+        digest: layer.clone(),
+        bytes: layer_bytes,
+    }];
+    let manifest = write_image(&base, b"{}", &layers)?;
+    Ok(Image {
+        manifest,
+        layer,
+        layer_bytes,
+    })
+}
+
+/// A layer in a registry's directory.
+struct Blob {
+    media_type: &'static str,
+    digest: String,
+    bytes: u64,
+}
+
+/// Writes a registry's directory with an image of compressed layers, given with the digests of their tar streams.
+pub fn write_layers(root: &Path, layers: &[(PathBuf, String)]) -> anyhow::Result<()> {
+    let base = root.join("docker/registry/v2");
+    let mut blobs = Vec::new();
+    for (path, _) in layers {
+        let bytes = fs::read(path)?;
+        blobs.push(Blob {
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip",
+            digest: write_blob(&base, &bytes)?,
+            bytes: bytes.len() as u64,
+        });
+    }
+    let diff_ids: Vec<&String> = layers.iter().map(|(_, diff_id)| diff_id).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    write_image(&base, config.to_string().as_bytes(), &blobs)?;
+    Ok(())
+}
+
+/// Writes the config and the manifest of `library/big:latest`, and returns the manifest's digest.
+fn write_image(base: &Path, config: &[u8], layers: &[Blob]) -> anyhow::Result<String> {
+    let repository = base.join("repositories/library/big");
+    let config_bytes = config.len();
+    let config = write_blob(base, config)?;
     let manifest_type = "application/vnd.oci.image.manifest.v1+json";
+    let described: Vec<_> = layers
+        .iter()
+        .map(|layer| json!({"mediaType": layer.media_type, "digest": layer.digest, "size": layer.bytes}))
+        .collect();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": manifest_type,
-        "config": described("application/vnd.oci.image.config.v1+json", &config, 2),
-        "layers": [described("application/vnd.oci.image.layer.v1.tar", &layer, layer_bytes)],
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": config_bytes,
+        },
+        "layers": described,
     });
-    let manifest = write_blob(&base, manifest.to_string().as_bytes())?;
-    for digest in [&layer, &config, &manifest] {
+    let manifest = write_blob(base, manifest.to_string().as_bytes())?;
+    for digest in layers
+        .iter()
+        .map(|layer| &layer.digest)
+        .chain([&config, &manifest])
+    {
         link(&repository.join("_layers").join(digest.replace(':', "/")), digest)?;
     }
     let manifests = repository.join("_manifests");
@@ -177,11 +230,7 @@ pub fn write_registry(root: &Path, layer_bytes: u64) -> anyhow::Result<Image> {
             .join(manifest.replace(':', "/")),
         &manifest,
     )?;
-    Ok(Image {
-        manifest,
-        layer,
-        layer_bytes,
-    })
+    Ok(manifest)
 }
 
 fn link(directory: &Path, digest: &str) -> anyhow::Result<()> {
