@@ -6,6 +6,7 @@ mod cold_blob;
 mod command_line;
 mod containerd;
 mod crash;
+mod dfs;
 mod docker;
 mod dockerfile;
 mod doctor;

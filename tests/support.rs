@@ -3,20 +3,24 @@
 //! Everything started here ends with the test, also when it panics, and lives in
 //! a temporary directory that goes away with it.
 
+pub mod archives;
 pub mod client;
 pub mod clients;
 pub mod curl;
+pub mod dfs;
 pub mod doctor;
 pub mod gate;
 pub mod images;
 pub mod layers;
 pub mod mirror;
+pub mod mount;
 pub mod process;
 pub mod proxy;
 pub mod registry;
 pub mod store;
 pub mod throttle;
 pub mod tls;
+pub mod tree;
 pub mod upstream;
 pub mod wire;
 

@@ -113,19 +113,33 @@ impl<'a> Reading<'a> {
         match name::meaning(last).map_err(fault)? {
             Meaning::Ignored => Ok(()),
             Meaning::Opaque => {
-                let dir = self.directory(parent, &entry.name)?;
-                self.tree.dir_mut(dir).is_opaque = true;
+                if let Some(dir) = self.hiding_directory(parent, &entry.name)? {
+                    self.tree.dir_mut(dir).is_opaque = true;
+                }
                 Ok(())
             }
             Meaning::Whiteout(gone) => {
-                let dir = self.directory(parent, &entry.name)?;
-                self.tree.dir_mut(dir).whiteouts.insert(gone.into());
+                if let Some(dir) = self.hiding_directory(parent, &entry.name)? {
+                    self.tree.dir_mut(dir).whiteouts.insert(gone.into());
+                }
                 Ok(())
             }
             Meaning::Present(last) => {
                 let dir = self.directory(parent, &entry.name)?;
                 self.present(dir, last, &entry.name, entry.meta, entry.kind)
             }
+        }
+    }
+
+    /// Returns the directory that a whiteout is in. `None` if that is a file by now, which hides all that was
+    /// below its name: umoci writes the whiteouts of a directory that became a file.
+    fn hiding_directory(&mut self, path: &[&[u8]], entry: &[u8]) -> Result<Option<DirId>, UnpackError> {
+        match self.directory(path, entry) {
+            Err(UnpackError::Entry {
+                fault: EntryFault::NotBelowDirectory,
+                ..
+            }) => Ok(None),
+            found => found.map(Some),
         }
     }
 

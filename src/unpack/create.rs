@@ -179,9 +179,10 @@ impl<'a> Writer<'a> {
         if meta.mode & SPECIAL != 0 || !self.has_exact_modes {
             rustix::fs::fchmod(file, self.mode(meta)).map_err(call("change mode of"))?;
         }
-        self.set_xattrs(&Carrier::File(file), meta)?;
         rustix::fs::futimens(file, &self.times(meta)).map_err(call("set times of"))?;
-        Ok(())
+        // Last: a client that holds written bytes back (GlusterFS) sends them before it changes an owner, mode or
+        // time, but not always before an attribute, and with the bytes the server drops security.capability.
+        self.set_xattrs(&Carrier::File(file), meta)
     }
 
     /// Gives something other than a file its metadata, by its name.

@@ -106,10 +106,7 @@ impl<'a> Below<'a> {
         let mut names = BTreeMap::new();
         for (layer, dir) in self.dirs(path)? {
             let error = |errno: Errno| FsError::new("list", &layer.join(path), errno.into());
-            // What was opened as a path alone cannot be listed.
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            let listed = open_beneath(&dir, Path::new(""), flags).map_err(error)?;
-            for entry in rustix::fs::Dir::new(listed).map_err(error)? {
+            for entry in read_dir(&dir).map_err(error)? {
                 let entry = entry.map_err(error)?;
                 let name = entry.file_name().to_bytes();
                 if name == b"." || name == b".." || names.contains_key(name) {
@@ -214,6 +211,12 @@ impl Settling<'_> {
             CreateError::Unpack(error) => error,
         }
     }
+}
+
+/// Opens a directory's list; a descriptor by O_PATH has none.
+fn read_dir(dir: &OwnedFd) -> rustix::io::Result<rustix::fs::Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    rustix::fs::Dir::new(open_beneath(dir, Path::new(""), flags)?)
 }
 
 fn is_dir(stat: &Stat) -> bool {

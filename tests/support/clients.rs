@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::mount::{is_mounted, unmount_below};
 use super::process::{Ended, Service, bound_command, run, run_ok, shell};
 
 /// Returns the control group of what this test's clients run; `tests/run` removes it too.
@@ -33,20 +34,7 @@ pub fn client_file(path: &str, address: SocketAddr) -> String {
 
 /// Unmounts what a client left mounted, and removes its control groups.
 fn clean_up(directory: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below = |line: &&str| {
-        line.split(' ')
-            .nth(1)
-            .is_some_and(|path| Path::new(path).starts_with(directory))
-    };
-    let mounts: Vec<&str> = mounts
-        .lines()
-        .filter(below)
-        .filter_map(|line| line.split(' ').nth(1))
-        .collect();
-    for path in mounts.iter().rev() {
-        let _ = Command::new("umount").args(["-l", path]).status();
-    }
+    unmount_below(directory);
     let group = control_group();
     let remove = format!("find /sys/fs/cgroup -depth -type d -path '*/{group}*' -exec rmdir {{}} ';'");
     let _ = Command::new("/bin/sh")
@@ -120,6 +108,14 @@ impl Docker {
     /// Makes an image of a file system's tar.
     pub fn import(&self, tar: &Path, image: &str) {
         run_ok(self.command(&["import", &tar.to_string_lossy(), image]));
+    }
+
+    /// Saves an image into a new directory, with a layer a tar.
+    pub fn save(&self, image: &str, directory: &Path) {
+        let tar = directory.with_extension("tar");
+        run_ok(self.command(&["save", "--output", &tar.to_string_lossy(), image]));
+        fs::create_dir(directory).expect("make a directory");
+        shell(&format!("tar -C {} -xf {}", directory.display(), tar.display()));
     }
 
     /// Builds the Dockerfile in a directory.
@@ -431,11 +427,4 @@ impl Drop for Bindfs {
         self.service.borrow_mut().kill();
         clean_up(self.mounted.path());
     }
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1).map(Path::new) == Some(path))
 }

@@ -22,6 +22,8 @@ use super::{file_length, sha256, sha256_file};
 
 /// Part of the cache's path: change it when the images change.
 const VERSION: &str = "registry-v1";
+/// What a maker leaves in its directory.
+const MADE: &str = "made";
 /// How many layers `library/layers` has on top of busybox's.
 pub const EXTRA_LAYERS: u8 = 7;
 
@@ -34,8 +36,14 @@ const IN_TOTO: &str = "application/vnd.in-toto+json";
 
 /// Returns the filled registry's directory, which is made when it is missing: in about a minute.
 pub fn registry_root() -> PathBuf {
+    cached(VERSION, fill)
+}
+
+/// Returns a directory of the cache, which `make` fills if it is not there: it gets the cache's root, and an
+/// empty directory to work in, where it leaves what is to be kept as `made`.
+pub fn cached(name: &str, make: impl FnOnce(&Path, &Path)) -> PathBuf {
     let cache = cache();
-    let root = cache.join(VERSION);
+    let root = cache.join(name);
     fs::create_dir_all(&cache).expect("make the cache");
     // Tests are processes of their own: one of them fills, the others wait.
     let lock = File::create(cache.join("lock")).expect("make the cache's lock");
@@ -43,8 +51,8 @@ pub fn registry_root() -> PathBuf {
     if !root.exists() {
         remove_leftovers(&cache);
         let making = tempfile::tempdir_in(&cache).expect("a directory in the cache");
-        fill(&cache, making.path());
-        fs::rename(making.path().join("registry"), &root).expect("publish the registry");
+        make(&cache, making.path());
+        fs::rename(making.path().join(MADE), &root).expect("publish what was made");
     }
     root
 }
@@ -66,9 +74,9 @@ fn cache() -> PathBuf {
     base.unwrap_or_else(home).join("wharf-tests")
 }
 
-/// Fills `<work>/registry`.
+/// Fills `<work>/made`.
 fn fill(cache: &Path, work: &Path) {
-    let root = work.join("registry");
+    let root = work.join(MADE);
     fs::create_dir(&root).expect("make the registry's root");
     let registry = Registry::start(&root, "readonly: {enabled: false}");
     let mut layout = Layout::new(&work.join("layout"));
@@ -158,7 +166,7 @@ fn extra_tar(work: &Path, number: u8) -> PathBuf {
 }
 
 /// The debootstrap tree's tar, kept in the cache since it comes over the network.
-fn debian_tar(cache: &Path) -> PathBuf {
+pub fn debian_tar(cache: &Path) -> PathBuf {
     let tar = cache.join("debian-bookworm.tar");
     if !tar.exists() {
         let mirror =
@@ -176,26 +184,29 @@ fn debian_tar(cache: &Path) -> PathBuf {
     tar
 }
 
+/// How a layer is packed.
 #[derive(Clone, Copy)]
-enum Compression {
+pub enum Compression {
     Gzip,
     Zstd,
 }
 
+/// A layer in a layout.
 #[derive(Clone)]
-struct Layer {
+pub struct Layer {
     descriptor: Value,
     diff_id: String,
 }
 
-/// An OCI image layout, from which skopeo copies.
-struct Layout {
+/// An OCI image layout, from which skopeo copies and umoci unpacks.
+pub struct Layout {
     root: PathBuf,
     manifests: Vec<Value>,
 }
 
 impl Layout {
-    fn new(root: &Path) -> Self {
+    /// Makes an empty one.
+    pub fn new(root: &Path) -> Self {
         fs::create_dir_all(root.join("blobs/sha256")).expect("make a layout");
         fs::write(root.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("write a layout");
         Self {
@@ -208,7 +219,8 @@ impl Layout {
         self.root.join("blobs").join(digest.replace(':', "/"))
     }
 
-    fn layer(&self, tar: &Path, compression: Compression) -> Layer {
+    /// Packs a tar as a layer.
+    pub fn layer(&self, tar: &Path, compression: Compression) -> Layer {
         let (command, suffix) = match compression {
             Compression::Gzip => ("gzip -nc", "gzip"),
             Compression::Zstd => ("zstd -qc", "zstd"),
@@ -236,7 +248,7 @@ impl Layout {
     }
 
     /// Adds an image under a name, and returns its manifest's descriptor.
-    fn image(&mut self, name: &str, architecture: &str, layers: &[Layer]) -> Value {
+    pub fn image(&mut self, name: &str, architecture: &str, layers: &[Layer]) -> Value {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let config = self.json(
             OCI_CONFIG,

@@ -90,6 +90,11 @@ impl Service {
         }
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written to its standard output.
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stdout).expect("read a log")).into_owned()
