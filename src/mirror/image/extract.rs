@@ -232,8 +232,7 @@ impl LayerTask {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // A panic is in the log already.
-                ended = &mut unpacking => return ended.map_err(|_| LayerError::Stopped)?,
+                ended = &mut unpacking => return ended?,
                 _ = ticks.tick() => tracing::info!(
                     layer = %self.digest(), image = %self.image.repository,
                     entries = progress.entries.load(Ordering::Relaxed),

@@ -175,8 +175,7 @@ impl LayerTask {
     ///
     /// Not under the deadline of one call: there may be much to settle.
     async fn told<T>(&self, publishing: JoinHandle<Result<T, LayerError>>) -> Result<T, LayerError> {
-        // A panic is in the log already.
-        let published = publishing.await.map_err(|_| LayerError::Stopped)?;
+        let published = publishing.await?;
         published.inspect_err(|error| self.tell_unpublished(error))
     }
 
