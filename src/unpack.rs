@@ -125,7 +125,7 @@ pub struct Unpacked {
     /// A digest over names, kinds, sizes, links' targets and devices.
     pub tree_digest: String,
     pub compromises: Compromises,
-    /// What [`settle`] has to do; relative paths.
+    /// What [`settle()`] has to do; relative paths.
     pub unsettled: Unsettled,
 }
 

@@ -17,11 +17,11 @@ use crate::store::{ChainRecord, StackError, Store, Subject};
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     #[error("{0} is not in the store; `wharf pull` brings it there")]
-    NoImage(ImageName),
+    NoImage(String),
     #[error(
         "{name} has no image for {platform} in the store; choose another with --platform, or `wharf pull` it"
     )]
-    NoPlatform { name: ImageName, platform: Platform },
+    NoPlatform { name: String, platform: String },
     #[error(transparent)]
     Stack(#[from] StackError),
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub fn inspect_image(
     name: &ImageName,
     platform: &Platform,
 ) -> Result<InspectedImage, InspectError> {
-    let no_image = || InspectError::NoImage(name.clone());
+    let no_image = || InspectError::NoImage(name.to_string());
     let mut digest = match &name.reference {
         Reference::Digest(digest) => digest.clone(),
         Reference::Tag(tag) => {
@@ -82,8 +82,8 @@ pub fn inspect_image(
     let mut manifest = manifest_of(store, &digest)?.ok_or_else(no_image)?;
     if matches!(manifest, Manifest::Index { .. }) {
         let no_platform = || InspectError::NoPlatform {
-            name: name.clone(),
-            platform: platform.clone(),
+            name: name.to_string(),
+            platform: platform.to_string(),
         };
         digest = manifest.image_for(platform).cloned().ok_or_else(no_platform)?;
         manifest = manifest_of(store, &digest)?.ok_or_else(no_platform)?;

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `state` | how far the layers of an image are |
 //! | `setup` | whether this mirror extracts, and if not, why |
-//! | `extract`, `bytes` | unpacks one layer from the bytes of its fill, or of the store |
+//! | `layer` | the task of one layer: finds or extracts it, and publishes it on its stack |
+//! | `extract`, `origin`, `bytes` | unpacks one layer from the bytes of its fill, or of the store |
+//! | `fetch` | brings blobs into the store, and nothing more |
 //! | `extracted` | publishes an unpacked layer on a stack |
 //! | `error` | why a layer is not extracted |
 //!
@@ -16,13 +18,16 @@ mod bytes;
 mod error;
 mod extract;
 mod extracted;
+mod fetch;
+mod layer;
+mod origin;
 mod setup;
 mod state;
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 pub use error::LayerError;
 pub(super) use error::REMEMBER_LAYER;
@@ -32,41 +37,15 @@ pub(super) use extract::Extraction;
 pub(super) use setup::extraction;
 
 use error::NoImage;
-use extract::Found;
-use extracted::{Extracted, share};
+use layer::LayerTask;
 
 use super::Inner;
-use super::blob::Wanted;
-use super::fill::{Fill, FillError, Stage, Standing};
 use crate::flight::Seat;
 use crate::fs::FsError;
-use crate::index::Member;
 use crate::oci::chain::chain;
 use crate::oci::config::{MAX_CONFIG_BYTES, MAX_LAYERS};
 use crate::oci::manifest::{Descriptor, ImageBlobs};
 use crate::oci::{Algorithm, ChainLink, DiffId, Digest, ImageConfig, Manifest, Repository, Verified};
-use crate::store::ChainRecord;
-use crate::telemetry::metrics::LayerOutcome;
-
-/// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
-const MAX_ATTEMPTS: usize = 4;
-
-/// Whether a layer may be shared with other stacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ForWhom {
-    AnyStack,
-    ThisStack,
-}
-
-/// What works on one layer of an image that is to be extracted.
-#[derive(Clone)]
-struct LayerTask {
-    mirror: Arc<Inner>,
-    extraction: Arc<Extraction>,
-    image: Arc<Image>,
-    index: usize,
-    link: ChainLink,
-}
 
 impl Inner {
     /// Brings what a manifest names into the store, or follows whoever is at it.
@@ -115,11 +94,11 @@ impl Inner {
             let Ok(turn) = Arc::clone(turns).acquire_owned().await else {
                 break;
             };
-            let (inner, image) = (Arc::clone(self), Arc::clone(image));
+            let (mirror, image) = (Arc::clone(self), Arc::clone(image));
             match &links {
                 Some((extraction, links)) => {
                     let task = LayerTask {
-                        mirror: inner,
+                        mirror,
                         extraction: Arc::clone(extraction),
                         image,
                         index,
@@ -127,10 +106,7 @@ impl Inner {
                     };
                     tasks.spawn(task.run(turn));
                 }
-                None => drop(tasks.spawn(async move {
-                    let layer = &image.layers()[index];
-                    layer.set_stage(inner.fill_layer(&image.repository, layer, turn).await);
-                })),
+                None => drop(tasks.spawn(async move { mirror.fill_layer(&image, index, turn).await })),
             }
         }
         while let Some(ended) = tasks.join_next().await {
@@ -220,86 +196,6 @@ impl Inner {
         Verified::check(&config.digest, &bytes).map_err(LayerError::Damaged)?;
         Ok(bytes)
     }
-
-    /// Brings a layer's blob into the store, and nothing more.
-    async fn fill_layer(
-        self: &Arc<Self>,
-        repository: &Repository,
-        layer: &Layer,
-        turn: OwnedSemaphorePermit,
-    ) -> LayerStage {
-        let show = |fill: &Fill| layer.set_fetching(fill.progress());
-        let filled = self.fill_blob(repository, &layer.blob, turn, show).await;
-        filled.map_or_else(LayerStage::Failed, |()| LayerStage::Stored)
-    }
-
-    /// Brings a blob into the store if it is not there, or waits for whoever brings it.
-    async fn fill_blob(
-        self: &Arc<Self>,
-        repository: &Repository,
-        blob: &Descriptor,
-        turn: OwnedSemaphorePermit,
-        show: impl FnOnce(&Fill),
-    ) -> Result<(), LayerError> {
-        let (store, digest) = (self.store.clone(), blob.digest.clone());
-        let path = store.blob_path(&digest);
-        let stat = self.disk.run("stat", &path, move || store.stat_blob(&digest));
-        // Without a reader nothing is streamed past the store.
-        let found = stat.await.inspect_err(|error| self.note_store_error(error))?;
-        if found.is_some() {
-            return Ok(());
-        }
-        let wanted = Wanted {
-            upstream: self.upstream(&repository.host)?,
-            repository,
-            digest: &blob.digest,
-            expected_size: Some(blob.size_bytes),
-            standing: Standing::of(
-                Some(member(blob)),
-                self.may_share(&repository.host, &blob.digest).await,
-            ),
-        };
-        let key = self.fill_key(&repository.host, &blob.digest);
-        match self.fills.join(key, || wanted.fill()) {
-            Seat::Follower(fill) => {
-                show(&fill);
-                drop(turn);
-                ended(&fill).await
-            }
-            Seat::Leader(leader) => {
-                let fill = Arc::clone(leader.flight());
-                show(&fill);
-                self.fill_task(&wanted, Arc::clone(&fill), Some(leader))
-                    .run()
-                    .await;
-                ended(&fill).await
-            }
-        }
-    }
-}
-
-/// Returns what the manifest that names a blob says of it.
-fn member(blob: &Descriptor) -> Member {
-    Member {
-        size_bytes: Some(blob.size_bytes),
-    }
-}
-
-/// Waits until a fill has ended.
-async fn ended(fill: &Fill) -> Result<(), LayerError> {
-    let mut progress = fill.progress();
-    let is_end = |stage: &Stage| matches!(stage, Stage::Verified | Stage::Failed(_));
-    match progress
-        .wait_for(|progress| is_end(&progress.stage))
-        .await
-        .as_deref()
-    {
-        Ok(progress) => match &progress.stage {
-            Stage::Failed(error) => Err(error.clone().into()),
-            Stage::Asking | Stage::Receiving | Stage::Verified => Ok(()),
-        },
-        Err(_) => Err(FillError::Abandoned.into()),
-    }
 }
 
 /// Reads from a config where the layers of an image lie.
@@ -322,160 +218,38 @@ fn links_of(config: &[u8], layers: usize) -> Result<Vec<ChainLink>, NoImage> {
     Ok(chain(&config.diff_ids))
 }
 
-impl LayerTask {
-    fn layer(&self) -> &Layer {
-        &self.image.layers()[self.index]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(os: &str, algorithm: Algorithm, diff_ids: usize, layers: usize) -> Result<usize, NoImage> {
+        let diff_ids: Vec<Digest> = (0..diff_ids)
+            .map(|number| Digest::of(algorithm, &number.to_be_bytes()))
+            .collect();
+        let rootfs = serde_json::json!({"type": "layers", "diff_ids": diff_ids});
+        let config = serde_json::json!({"os": os, "rootfs": rootfs}).to_string();
+        links_of(config.as_bytes(), layers).map(|links| links.len())
     }
 
-    fn digest(&self) -> &Digest {
-        &self.layer().blob.digest
-    }
-
-    /// Works until the layer is published or has failed; then its blob is in the store or on its way.
-    async fn run(self, turn: OwnedSemaphorePermit) {
-        let mut turn = Some(turn);
-        let stage = match self.publish(&mut turn).await {
-            Ok(()) => LayerStage::Published,
-            Err(error) => {
-                let is_fetched = !matches!(error, LayerError::Fetch(_) | LayerError::Stopped);
-                if let (true, Some(turn)) = (is_fetched, turn.take()) {
-                    // What fails here is logged by the fill.
-                    let repository = &self.image.repository;
-                    let _ = self
-                        .mirror
-                        .fill_blob(repository, &self.layer().blob, turn, |_| ())
-                        .await;
-                }
-                LayerStage::Failed(error)
-            }
-        };
-        self.layer().set_stage(stage);
-    }
-
-    /// Publishes the layer on its stack; keeps the turn if its blob may not be there.
-    async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
-        if self.is_published().await? {
-            return Ok(());
-        }
-        let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
-        for _ in 0..MAX_ATTEMPTS {
-            self.check_failures()?;
-            let found = match self.find(for_whom).await {
-                (Ok(found), _) => found,
-                // Somebody else asked, as a client of another repository: this one may fare better.
-                (Err(error @ LayerError::Fetch(_)), false) => {
-                    last = error;
-                    continue;
-                }
-                (Err(error), _) => return Err(error),
-            };
-            drop(turn.take());
-            self.below().await?;
-            let is_published = match found {
-                Found::Shared(record) => self.share(record).await?,
-                Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
-            };
-            if is_published {
-                return Ok(());
-            }
-            for_whom = ForWhom::ThisStack;
-        }
-        Err(last)
-    }
-
-    async fn is_published(&self) -> Result<bool, LayerError> {
-        let (store, chain_id) = (self.mirror.store.clone(), self.link.chain_id.clone());
-        let path = store.chain_path(&chain_id);
-        let record = self
-            .mirror
-            .disk
-            .run("read", &path, move || store.chain(&chain_id));
-        let record = record
-            .await
-            .inspect_err(|error| self.mirror.note_store_error(error))?;
-        Ok(record.is_some())
-    }
-
-    /// Returns the record of another stack whose directory will do.
-    async fn shareable(&self) -> Result<Option<ChainRecord>, LayerError> {
-        let (store, diff_id) = (self.mirror.store.clone(), self.link.diff_id.clone());
-        let path = store.diff_path(&diff_id);
-        let found = self
-            .mirror
-            .disk
-            .run("list", &path, move || store.shareable(&diff_id));
-        Ok(found
-            .await
-            .inspect_err(|error| self.mirror.note_store_error(error))?)
-    }
-
-    /// Fails if this layer failed a short while ago, or one below, without which it cannot be published.
-    fn check_failures(&self) -> Result<(), LayerError> {
-        if let Some(error) = self.extraction.failure(&self.link.diff_id) {
-            return Err(error);
-        }
-        let below = &self.image.layers()[..self.index];
-        let has_failed = |layer: &Layer| matches!(layer.status().stage, LayerStage::Failed(_));
-        if below.iter().any(has_failed) {
-            return Err(LayerError::Below);
-        }
-        Ok(())
-    }
-
-    /// Waits until the layer below is published.
-    async fn below(&self) -> Result<(), LayerError> {
-        let Some(below) = self.index.checked_sub(1) else {
-            return Ok(());
-        };
-        match self.image.layers()[below].ended().await {
-            LayerStage::Published => Ok(()),
-            _ => Err(LayerError::Below),
-        }
-    }
-
-    /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
-    async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
-        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
-        let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
-        let is_shared = self.told(sharing).await?;
-        if is_shared {
-            self.mirror.metrics.layer(LayerOutcome::Shared);
-        }
-        Ok(is_shared)
-    }
-
-    /// Publishes what was extracted; `false` if it serves another stack alone.
-    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
-        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
-        let options = self.extraction.options.clone();
-        let publishing = mirror.publishing.token();
-        let publish = tokio::task::spawn_blocking(move || {
-            let _publishing = publishing;
-            extracted.publish_as(&link, &mirror.store, &options)
-        });
-        let is_published = self.told(publish).await?.is_some();
-        if is_published {
-            self.mirror.metrics.layer(LayerOutcome::Published);
-        }
-        Ok(is_published)
-    }
-
-    /// Waits for a layer's publishing, and tells why it failed.
-    ///
-    /// Not under the deadline of one call: there may be much to settle.
-    async fn told<T>(&self, publishing: JoinHandle<Result<T, LayerError>>) -> Result<T, LayerError> {
-        // A panic is in the log already.
-        let published = publishing.await.map_err(|_| LayerError::Stopped)?;
-        published.inspect_err(|error| self.tell_unpublished(error))
-    }
-
-    fn tell_unpublished(&self, error: &LayerError) {
-        self.mirror.metrics.layer(LayerOutcome::Failed);
-        if let Some(error) = error.store_error() {
-            self.mirror.note_store_error(error);
-        }
-        let cause: &dyn std::error::Error = error;
-        let (layer, image) = (self.digest(), &self.image.repository);
-        tracing::warn!(%layer, %image, error = cause, "extracted layer not published");
+    #[test]
+    fn only_what_overlayfs_can_stack_is_extracted() {
+        let sha256 = Algorithm::Sha256;
+        assert_eq!(links("linux", sha256, 3, 3).unwrap(), 3);
+        assert!(matches!(links("windows", sha256, 1, 1), Err(NoImage::OtherSystem(os)) if os == "windows"));
+        assert!(matches!(
+            links("linux", sha256, 1, 2),
+            Err(NoImage::Counts {
+                layers: 2,
+                diff_ids: 1
+            })
+        ));
+        let above = MAX_LAYERS + 1;
+        assert!(matches!(
+            links("linux", sha256, above, above),
+            Err(NoImage::TooHigh(_))
+        ));
+        let other = links("linux", Algorithm::Sha512, 1, 1);
+        assert!(matches!(other, Err(NoImage::OtherAlgorithm)));
+        assert!(matches!(links_of(b"{}", 1), Err(NoImage::Config(_))));
     }
 }

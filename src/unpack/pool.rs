@@ -2,7 +2,7 @@
 //!
 //! Creating files on a distributed file system waits for its servers, so several are created at a time
 //! (facts: 4 to 8 writers are 2 to 4 times one). A job whose directory is not there yet waits in
-//! [`Dir`](super::place::Dir), and is ready once that is made; jobs are independent otherwise. What has to
+//! [`super::place::Dir`], and is ready once that is made; jobs are independent otherwise. What has to
 //! come after others (links, times of directories) is submitted after [`Pool::wait_idle`].
 //!
 //! After the first error nothing more is created: jobs are dropped, also those that wait for a directory,

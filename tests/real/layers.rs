@@ -201,7 +201,7 @@ fn what_is_no_image_is_served_and_never_extracted() {
         APP,
         "windows",
         windows.as_bytes(),
-        &[good.clone()],
+        std::slice::from_ref(&good),
         vec![],
     );
     let mut all = vec![counts.digest, windows.digest];
@@ -272,7 +272,7 @@ fn a_layer_that_cannot_be_unpacked_names_its_entry_and_its_blob_is_served() {
         tar.truncate(100_000);
         tar
     };
-    let image = add(&upstream, APP, "v1", &[cut.clone()]);
+    let image = add(&upstream, APP, "v1", std::slice::from_ref(&cut));
     manifest(&mirror, "v1");
     wait_for_layers(&mirror, "failed", 1.0);
     assert!(mirror.log().contains("file-1"), "{}", mirror.log());
@@ -352,7 +352,7 @@ fn a_store_that_takes_no_more_ends_the_extraction_and_not_the_download() {
         APP,
         "v1",
         &config_of(&diff_ids, "x"),
-        &[content.clone()],
+        std::slice::from_ref(&content),
         diff_ids,
     );
     manifest(&mirror, "v1");

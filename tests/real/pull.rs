@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::support::gate::Gate;
 use crate::support::layers::{Layered, add, add_as, config_of, directory, gzip, published, record, tar_of};
 use crate::support::mirror::{Mirror, Options, WHARF, wharf};
-use crate::support::process::{Ended, Service, bound_command, run, run_ok};
+use crate::support::process::{Ended, Service, bound_command, run, run_ok, shell};
+use crate::support::registry::Registry;
 use crate::support::sha256;
 use crate::support::store::{assert_nothing_staged, has_blob};
 use crate::support::upstream::{OCI_INDEX, Upstream, blob, blobs, bytes, descriptor, index, then};
@@ -235,5 +236,54 @@ fn a_store_that_is_not_there_is_named() {
             ended.stderr
         );
         assert!(!store.exists());
+    }
+}
+
+#[test]
+fn real_images_are_pulled_and_run_from_their_layers() {
+    let registry = Registry::filled();
+    let (folder, store) = fresh();
+    let url = format!("http://{}", registry.address());
+    let mut command = wharf();
+    command
+        .args([
+            "pull",
+            "layers",
+            "debian:bookworm",
+            "debian-zstd:bookworm",
+            "multi",
+        ])
+        .args(["--platform", "linux/amd64", "--upstream", &url, "--store"])
+        .arg(&store);
+    let ended = run(command);
+    assert_eq!(ended.code(), 0, "{}{}", ended.stdout, ended.stderr);
+    for (image, script) in [
+        ("layers", "busybox true && echo works"),
+        (
+            "debian:bookworm",
+            "test -u /usr/bin/su && dpkg --version >/dev/null && echo works",
+        ),
+        ("debian-zstd:bookworm", "dpkg --audit && echo works"),
+    ] {
+        let layers = inspect(&store, image)["layers"]
+            .as_array()
+            .expect("layers")
+            .clone();
+        let top = layers.last().expect("a layer")["chain_id"]
+            .as_str()
+            .expect("extracted")
+            .to_owned();
+        let chain = inspect(&store, &top);
+        let dirs = chain["lowerdirs"].as_array().expect("directories");
+        let lower: Vec<&str> = dirs.iter().map(|dir| dir.as_str().expect("text")).collect();
+        let lower = lower.join(":");
+        let place = folder.path().join(image.replace(':', "-")).display().to_string();
+        let output = shell(&format!(
+            "mkdir -p {place}/upper {place}/work {place}/root
+             mount -t overlay overlay -o lowerdir={lower},upperdir={place}/upper,workdir={place}/work {place}/root
+             trap 'umount {place}/root' EXIT
+             chroot {place}/root /bin/sh -c '{script}'"
+        ));
+        assert_eq!(output.trim(), "works", "{image}");
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use tokio::task::JoinError;
+
 use crate::flight::Abandoned;
 use crate::fs::FsError;
 use crate::mirror::{FillError, MirrorError};
@@ -38,6 +40,8 @@ pub enum LayerError {
     Fs(#[from] FsError),
     #[error("its extraction was ended before it was done")]
     Stopped,
+    #[error("its extraction crashed; the log says where, please report it")]
+    Crashed,
 }
 
 /// Why an image's layers are not extracted though they look like some.
@@ -66,7 +70,7 @@ impl LayerError {
             Self::Unpack(
                 UnpackError::Fs(_) | UnpackError::Read(_) | UnpackError::Thread(_) | UnpackError::Died,
             ) => Some(REMEMBER_STORE),
-            Self::Unpack(_) | Self::WrongDiffId { .. } => Some(REMEMBER_LAYER),
+            Self::Unpack(_) | Self::WrongDiffId { .. } | Self::Crashed => Some(REMEMBER_LAYER),
         }
     }
 
@@ -117,6 +121,16 @@ impl From<FillError> for LayerError {
 impl From<Abandoned> for LayerError {
     fn from(_: Abandoned) -> Self {
         Self::Stopped
+    }
+}
+
+impl From<JoinError> for LayerError {
+    fn from(error: JoinError) -> Self {
+        if error.is_panic() {
+            Self::Crashed
+        } else {
+            Self::Stopped
+        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! them can never wait for each other. Who wants it follows the extraction under way, or finds one that
 //! ended and is not published yet (its stack's lower layers may take their time).
 
-use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,14 +15,13 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::bytes::{Failure, FillBytes, StoredBytes};
 use super::extracted::Extracted;
-use super::{ForWhom, LayerError, LayerStage, LayerTask};
-use crate::flight::{Questions, Seat};
-use crate::mirror::blob::Wanted;
-use crate::mirror::fill::Standing;
+use super::layer::{ForWhom, LayerTask};
+use super::origin::Origin;
+use super::{LayerError, LayerStage};
+use crate::flight::Questions;
 use crate::oci::{ChainId, DiffId, RegistryHost};
-use crate::store::{ChainRecord, StagedLayer, StoredBlob};
+use crate::store::{ChainRecord, StagedLayer};
 use crate::telemetry::metrics::LayerOutcome;
 use crate::unpack::{self, Options, UnpackError, Unpacked};
 
@@ -66,15 +64,8 @@ pub(in crate::mirror) struct Extraction {
     failures: Cache<DiffId, (Instant, LayerError)>,
     /// The unpackings under way.
     running: Mutex<Vec<Weak<unpack::Progress>>>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
     threads: TaskTracker,
-}
-
-/// Where a layer's bytes come from; boxed, since each is read by a thread.
-struct Origin {
-    bytes: Box<dyn Read + Send>,
-    failure: Failure,
-    is_fetched: bool,
 }
 
 impl Extraction {
@@ -241,8 +232,7 @@ impl LayerTask {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // A panic is in the log already.
-                ended = &mut unpacking => return ended.map_err(|_| LayerError::Stopped)?,
+                ended = &mut unpacking => return ended?,
                 _ = ticks.tick() => tracing::info!(
                     layer = %self.digest(), image = %self.image.repository,
                     entries = progress.entries.load(Ordering::Relaxed),
@@ -265,61 +255,6 @@ impl LayerTask {
                 "the store's file system could not keep all of the layer; `wharf doctor STORE` says what to change"
             );
         }
-    }
-
-    /// Opens the layer's bytes: in the store, or in the fill that brings them.
-    async fn origin(&self) -> Result<Origin, LayerError> {
-        let failure = Failure::default();
-        if let Some(blob) = self.stored_blob().await? {
-            return Ok(Origin {
-                bytes: Box::new(StoredBytes::new(blob, self.digest(), failure.clone())),
-                failure,
-                is_fetched: false,
-            });
-        }
-        let (mirror, repository) = (&self.mirror, &self.image.repository);
-        let blob = &self.layer().blob;
-        let wanted = Wanted {
-            upstream: mirror.upstream(&repository.host)?,
-            repository,
-            digest: &blob.digest,
-            expected_size: Some(blob.size_bytes),
-            standing: Standing::of(
-                Some(super::member(blob)),
-                mirror.may_share(&repository.host, &blob.digest).await,
-            ),
-        };
-        let key = mirror.fill_key(&repository.host, &blob.digest);
-        let fill = match mirror.fills.join(key, || wanted.fill()) {
-            Seat::Follower(fill) => fill,
-            Seat::Leader(leader) => {
-                let fill = Arc::clone(leader.flight());
-                tokio::spawn(mirror.fill_task(&wanted, Arc::clone(&fill), Some(leader)).run());
-                fill
-            }
-        };
-        self.layer().set_fetching(fill.progress());
-        Ok(Origin {
-            bytes: Box::new(FillBytes::new(
-                fill,
-                self.extraction.stop.clone(),
-                failure.clone(),
-            )),
-            failure,
-            is_fetched: true,
-        })
-    }
-
-    /// Opens the blob if it is in the store and may be taken from there.
-    async fn stored_blob(&self) -> Result<Option<StoredBlob>, LayerError> {
-        let (mirror, host) = (&self.mirror, &self.image.repository.host);
-        if mirror.unreadable.contains(self.digest()) || !mirror.may_share(host, self.digest()).await {
-            return Ok(None);
-        }
-        let (store, digest) = (mirror.store.clone(), self.digest().clone());
-        let path = store.blob_path(&digest);
-        let open = mirror.disk.run("open", &path, move || store.open_blob(&digest));
-        Ok(open.await?)
     }
 }
 

@@ -206,3 +206,42 @@ async fn ended(stage: &watch::Sender<LayerStage>) -> LayerStage {
         Err(_) => LayerStage::Failed(LayerError::Stopped),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> Image {
+        let digest = |seed: &str| Digest::of(crate::oci::Algorithm::Sha256, seed.as_bytes());
+        let blob = |seed: &str| serde_json::json!({"mediaType": "", "digest": digest(seed), "size": 1});
+        let manifest = serde_json::json!({"config": blob("c"), "layers": [blob("a"), blob("b")]});
+        let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();
+        let repository = Repository::new("ghcr.io".parse().unwrap(), "a/b".parse().unwrap());
+        Image::new(repository, digest("m"), &manifest)
+    }
+
+    #[tokio::test]
+    async fn an_image_has_ended_when_its_config_and_all_its_layers_have() {
+        let image = image();
+        let mut ended = Box::pin(image.ended());
+        assert!(futures_util::poll!(&mut ended).is_pending());
+        image.set_config_stage(LayerStage::Stored);
+        image.layers()[0].set_stage(LayerStage::Published);
+        assert!(futures_util::poll!(&mut ended).is_pending());
+        image.end();
+        ended.await;
+        assert!(matches!(image.layers()[0].status().stage, LayerStage::Published));
+        assert!(matches!(
+            image.layers()[1].status().stage,
+            LayerStage::Failed(LayerError::Stopped)
+        ));
+    }
+
+    #[test]
+    fn what_lies_on_a_failed_layer_is_no_failure_of_its_own() {
+        let image = image();
+        image.layers()[0].set_stage(LayerStage::Failed(LayerError::NotStored));
+        image.layers()[1].set_stage(LayerStage::Failed(LayerError::Below));
+        assert!(matches!(image.failures()[..], [LayerError::NotStored]));
+    }
+}

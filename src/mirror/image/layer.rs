@@ -1,0 +1,191 @@
+//! The task of one layer: finds it or has it extracted, and publishes it on its stack.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+
+use super::extract::{Extraction, Found};
+use super::extracted::{Extracted, share};
+use super::{Image, Layer, LayerError, LayerStage};
+use crate::mirror::Inner;
+use crate::oci::{ChainLink, Digest};
+use crate::store::ChainRecord;
+use crate::telemetry::metrics::LayerOutcome;
+
+/// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
+const MAX_ATTEMPTS: usize = 4;
+
+/// Whether a layer may be shared with other stacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ForWhom {
+    AnyStack,
+    ThisStack,
+}
+
+/// What works on one layer of an image that is to be extracted.
+#[derive(Clone)]
+pub(super) struct LayerTask {
+    pub(super) mirror: Arc<Inner>,
+    pub(super) extraction: Arc<Extraction>,
+    pub(super) image: Arc<Image>,
+    pub(super) index: usize,
+    pub(super) link: ChainLink,
+}
+
+impl LayerTask {
+    pub(super) fn layer(&self) -> &Layer {
+        &self.image.layers()[self.index]
+    }
+
+    pub(super) fn digest(&self) -> &Digest {
+        &self.layer().blob.digest
+    }
+
+    /// Works until the layer is published or has failed; then its blob is in the store or on its way.
+    pub(super) async fn run(self, turn: OwnedSemaphorePermit) {
+        let mut turn = Some(turn);
+        let stage = match self.publish(&mut turn).await {
+            Ok(()) => LayerStage::Published,
+            Err(error) => {
+                let is_fetched = !matches!(error, LayerError::Fetch(_) | LayerError::Stopped);
+                if let (true, Some(turn)) = (is_fetched, turn.take()) {
+                    // What fails here is logged by the fill.
+                    let repository = &self.image.repository;
+                    let _ = self
+                        .mirror
+                        .fill_blob(repository, &self.layer().blob, turn, |_| ())
+                        .await;
+                }
+                LayerStage::Failed(error)
+            }
+        };
+        self.layer().set_stage(stage);
+    }
+
+    /// Publishes the layer on its stack; keeps the turn if its blob may not be there.
+    async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
+        if self.is_published().await? {
+            return Ok(());
+        }
+        let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
+        for _ in 0..MAX_ATTEMPTS {
+            self.check_failures()?;
+            let found = match self.find(for_whom).await {
+                (Ok(found), _) => found,
+                // Somebody else asked, as a client of another repository: this one may fare better.
+                (Err(error @ LayerError::Fetch(_)), false) => {
+                    last = error;
+                    continue;
+                }
+                (Err(error), _) => return Err(error),
+            };
+            drop(turn.take());
+            self.below().await?;
+            let is_published = match found {
+                Found::Shared(record) => self.share(record).await?,
+                Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
+            };
+            if is_published {
+                return Ok(());
+            }
+            for_whom = ForWhom::ThisStack;
+        }
+        Err(last)
+    }
+
+    async fn is_published(&self) -> Result<bool, LayerError> {
+        let (store, chain_id) = (self.mirror.store.clone(), self.link.chain_id.clone());
+        let path = store.chain_path(&chain_id);
+        let record = self
+            .mirror
+            .disk
+            .run("read", &path, move || store.chain(&chain_id));
+        let record = record
+            .await
+            .inspect_err(|error| self.mirror.note_store_error(error))?;
+        Ok(record.is_some())
+    }
+
+    /// Returns the record of another stack whose directory will do.
+    pub(super) async fn shareable(&self) -> Result<Option<ChainRecord>, LayerError> {
+        let (store, diff_id) = (self.mirror.store.clone(), self.link.diff_id.clone());
+        let path = store.diff_path(&diff_id);
+        let found = self
+            .mirror
+            .disk
+            .run("list", &path, move || store.shareable(&diff_id));
+        Ok(found
+            .await
+            .inspect_err(|error| self.mirror.note_store_error(error))?)
+    }
+
+    /// Fails if this layer failed a short while ago, or one below, without which it cannot be published.
+    fn check_failures(&self) -> Result<(), LayerError> {
+        if let Some(error) = self.extraction.failure(&self.link.diff_id) {
+            return Err(error);
+        }
+        let below = &self.image.layers()[..self.index];
+        let has_failed = |layer: &Layer| matches!(layer.status().stage, LayerStage::Failed(_));
+        if below.iter().any(has_failed) {
+            return Err(LayerError::Below);
+        }
+        Ok(())
+    }
+
+    /// Waits until the layer below is published.
+    async fn below(&self) -> Result<(), LayerError> {
+        let Some(below) = self.index.checked_sub(1) else {
+            return Ok(());
+        };
+        match self.image.layers()[below].ended().await {
+            LayerStage::Published => Ok(()),
+            _ => Err(LayerError::Below),
+        }
+    }
+
+    /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
+    async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
+        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
+        let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
+        let is_shared = self.told(sharing).await?;
+        if is_shared {
+            self.mirror.metrics.layer(LayerOutcome::Shared);
+        }
+        Ok(is_shared)
+    }
+
+    /// Publishes what was extracted; `false` if it serves another stack alone.
+    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
+        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
+        let options = self.extraction.options.clone();
+        let publishing = mirror.publishing.token();
+        let publish = tokio::task::spawn_blocking(move || {
+            let _publishing = publishing;
+            extracted.publish_as(&link, &mirror.store, &options)
+        });
+        let is_published = self.told(publish).await?.is_some();
+        if is_published {
+            self.mirror.metrics.layer(LayerOutcome::Published);
+        }
+        Ok(is_published)
+    }
+
+    /// Waits for a layer's publishing, and tells why it failed.
+    ///
+    /// Not under the deadline of one call: there may be much to settle.
+    async fn told<T>(&self, publishing: JoinHandle<Result<T, LayerError>>) -> Result<T, LayerError> {
+        let published = publishing.await?;
+        published.inspect_err(|error| self.tell_unpublished(error))
+    }
+
+    fn tell_unpublished(&self, error: &LayerError) {
+        self.mirror.metrics.layer(LayerOutcome::Failed);
+        if let Some(error) = error.store_error() {
+            self.mirror.note_store_error(error);
+        }
+        let cause: &dyn std::error::Error = error;
+        let (layer, image) = (self.digest(), &self.image.repository);
+        tracing::warn!(%layer, %image, error = cause, "extracted layer not published");
+    }
+}
