@@ -18,11 +18,20 @@ use crate::oci::DiffId;
 /// Bytes of a block: a header is one, and contents are padded to whole ones.
 const BLOCK: u64 = 512;
 
-/// The largest extended header; what Go's archive/tar takes, which most layers are made with.
+/// The most bytes of extended headers that one entry may have, and that global ones may have in all; Go's
+/// archive/tar, which most layers are made with, takes as much of one header.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
 /// How many parts the map of a sparse file may have; each takes memory.
 const MAX_EXTENTS: usize = 1 << 20;
+
+/// The longest decimal number of 64 bits.
+const MAX_DIGITS: usize = 20;
+
+/// Device numbers have 12 and 20 bits (the kernel's `MINORBITS`). mknod(2) drops further ones, so that a larger
+/// number would be another device, or a whiteout.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
 
 /// A tar archive, being read.
 pub(super) struct Archive<'a> {
@@ -34,6 +43,8 @@ pub(super) struct Archive<'a> {
     /// For messages.
     current: Vec<u8>,
     global: Overrides,
+    /// Bytes of global headers so far.
+    global_bytes: u64,
 }
 
 /// What the headers before an entry's own say.
@@ -52,6 +63,7 @@ impl<'a> Archive<'a> {
             padding: 0,
             current: Vec::new(),
             global: Overrides::default(),
+            global_bytes: 0,
         }
     }
 
@@ -61,24 +73,35 @@ impl<'a> Archive<'a> {
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, UnpackError> {
         self.skip_content()?;
         let mut extensions = Extensions::default();
+        let mut extension_bytes = 0;
         loop {
             let Some(header) = self.next_header()? else {
-                return Ok(None);
+                return match extension_bytes {
+                    0 => Ok(None),
+                    // What they describe is missing.
+                    _ => Err(self.cut_short()),
+                };
             };
             let name = header.path_bytes().into_owned();
             let fault = |fault| UnpackError::entry(&name, fault);
             let size = unsigned(&header.as_old().size).ok_or_else(|| fault(EntryFault::BadNumber))?;
             match header.entry_type() {
                 EntryType::XGlobalHeader => {
-                    let records = self.extension(size, &name)?;
+                    let mut total = self.global_bytes;
+                    let records = self.extension(size, &mut total, &name)?;
+                    self.global_bytes = total;
                     self.global.read(&records).map_err(fault)?;
                 }
                 EntryType::XHeader => {
-                    let records = self.extension(size, &name)?;
+                    let records = self.extension(size, &mut extension_bytes, &name)?;
                     extensions.pax.read(&records).map_err(fault)?;
                 }
-                EntryType::GNULongName => extensions.long_name = Some(self.long_text(size, &name)?),
-                EntryType::GNULongLink => extensions.long_link = Some(self.long_text(size, &name)?),
+                EntryType::GNULongName => {
+                    extensions.long_name = Some(self.long_text(size, &mut extension_bytes, &name)?);
+                }
+                EntryType::GNULongLink => {
+                    extensions.long_link = Some(self.long_text(size, &mut extension_bytes, &name)?);
+                }
                 _ => return self.entry(&header, size, extensions).map(Some),
             }
         }
@@ -133,6 +156,9 @@ impl<'a> Archive<'a> {
         );
         // Some writers put a size into headers of what has no content.
         let size = if has_content { pax.size.unwrap_or(size) } else { 0 };
+        if i64::try_from(size).is_err() {
+            return Err(UnpackError::entry(&name, EntryFault::BadNumber));
+        }
         (self.content, self.padding) = (size, size.next_multiple_of(BLOCK) - size);
         let kind = match header.entry_type() {
             EntryType::Directory => Kind::Directory,
@@ -178,6 +204,9 @@ impl<'a> Archive<'a> {
                     break;
                 }
                 if byte != b'\n' {
+                    if line.len() == MAX_DIGITS {
+                        return Err(fault());
+                    }
                     line.push(byte);
                     continue;
                 }
@@ -232,6 +261,8 @@ impl<'a> Archive<'a> {
         name: &[u8],
     ) -> Result<FileShape, UnpackError> {
         extents.retain(|extent| extent.length > 0);
+        // A job keeps it until its file is written.
+        extents.shrink_to_fit();
         let mut end = 0;
         let mut content = 0;
         for extent in &extents {
@@ -258,7 +289,14 @@ impl<'a> Archive<'a> {
             _ => {}
         }
         if block.iter().all(|byte| *byte == 0) {
-            return Ok(None);
+            // The end is two blocks of zeros. Other readers refuse a single one, or read on: whatever this one
+            // did would differ from what somebody else sees in the layer.
+            return match self.stream.read(block)? as u64 {
+                BLOCK if block.iter().any(|byte| *byte != 0) => {
+                    Err(self.no_archive("more follows a block of zeros"))
+                }
+                _ => Ok(None),
+            };
         }
         let sum: u32 = block[..148]
             .iter()
@@ -267,13 +305,15 @@ impl<'a> Archive<'a> {
             .sum();
         // Eight spaces stand for the sum itself.
         if header.cksum().ok() != Some(sum + 8 * u32::from(b' ')) {
-            return Err(UnpackError::Archive("a header's checksum is wrong"));
+            return Err(self.no_archive("a header has a wrong checksum"));
         }
         Ok(Some(header))
     }
 
-    fn extension(&mut self, size: u64, name: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        if size > MAX_EXTENSION_BYTES {
+    /// Reads an extended header, of which there may be several: `total` counts their bytes.
+    fn extension(&mut self, size: u64, total: &mut u64, name: &[u8]) -> Result<Vec<u8>, UnpackError> {
+        *total = total.saturating_add(size);
+        if *total > MAX_EXTENSION_BYTES {
             return Err(UnpackError::entry(name, EntryFault::LargeExtension));
         }
         self.current = name.to_vec();
@@ -287,8 +327,8 @@ impl<'a> Archive<'a> {
     }
 
     /// Reads a long name, which ends at the first zero.
-    fn long_text(&mut self, size: u64, name: &[u8]) -> Result<Vec<u8>, UnpackError> {
-        let mut text = self.extension(size, name)?;
+    fn long_text(&mut self, size: u64, total: &mut u64, name: &[u8]) -> Result<Vec<u8>, UnpackError> {
+        let mut text = self.extension(size, total, name)?;
         if let Some(end) = text.iter().position(|byte| *byte == 0) {
             text.truncate(end);
         }
@@ -312,6 +352,13 @@ impl<'a> Archive<'a> {
             return Err(self.cut_short());
         }
         Ok(())
+    }
+
+    fn no_archive(&self, reason: &'static str) -> UnpackError {
+        UnpackError::Archive {
+            reason,
+            after: shown(&self.current),
+        }
     }
 
     fn cut_short(&self) -> UnpackError {
@@ -357,12 +404,17 @@ fn device(header: &Header) -> Result<Device, EntryFault> {
         return Ok(Device::Fifo);
     }
     // Where ustar and GNU have them; zeros in older headers.
-    let number = |field: &[u8]| {
+    let number = |field: &[u8], max: u32| {
         let number = unsigned(field).and_then(|number| u32::try_from(number).ok());
-        number.ok_or(EntryFault::BadNumber)
+        number
+            .filter(|number| *number <= max)
+            .ok_or(EntryFault::BadNumber)
     };
     let bytes = header.as_bytes();
-    let (major, minor) = (number(&bytes[329..337])?, number(&bytes[337..345])?);
+    let (major, minor) = (
+        number(&bytes[329..337], MAX_MAJOR)?,
+        number(&bytes[337..345], MAX_MINOR)?,
+    );
     Ok(match header.entry_type() {
         EntryType::Char => Device::Character { major, minor },
         _ => Device::Block { major, minor },

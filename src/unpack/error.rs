@@ -20,8 +20,8 @@ pub enum UnpackError {
         compression: &'static str,
         source: Arc<io::Error>,
     },
-    #[error("the layer is no tar archive: {0}")]
-    Archive(&'static str),
+    #[error("the layer is no tar archive: {reason}, after entry {after}")]
+    Archive { reason: &'static str, after: String },
     #[error("the layer's archive ends in the middle of entry {entry}")]
     CutShort { entry: String },
     #[error("entry {entry} {fault}")]
@@ -66,8 +66,10 @@ pub enum EntryFault {
     BadNumber,
     #[error("has extended headers that cannot be read")]
     BadExtension,
-    #[error("has an extended header of more than 1 MiB")]
+    #[error("has extended headers of more than 1 MiB")]
     LargeExtension,
+    #[error("has more extended attributes than a file can have")]
+    ManyXattrs,
     #[error("has a map of holes that does not fit its content")]
     BadSparseMap,
     #[error("is of a type that no layer has")]

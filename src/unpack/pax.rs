@@ -6,6 +6,10 @@ use super::entry::{Extent, Time, Xattr};
 use super::error::EntryFault;
 use super::number::{decimal, pax_time};
 
+/// How many extended attributes an entry may have. listxattr(2) gives 64 KiB of names, and each one that a file
+/// system refuses costs a call.
+const MAX_XATTRS: usize = 1024;
+
 /// What the records before an entry say of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overrides {
@@ -82,7 +86,7 @@ impl Overrides {
             b"mtime" => self.mtime = Some(pax_time(value).ok_or(EntryFault::BadNumber)?),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.take_xattr(name, value);
+                    self.take_xattr(name, value)?;
                 } else if let Some(field) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.take(field, value)?;
                 }
@@ -91,12 +95,16 @@ impl Overrides {
         Ok(())
     }
 
-    fn take_xattr(&mut self, name: &[u8], value: &[u8]) {
+    fn take_xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), EntryFault> {
         self.xattrs.retain(|xattr| xattr.name != name);
+        if self.xattrs.len() == MAX_XATTRS {
+            return Err(EntryFault::ManyXattrs);
+        }
         self.xattrs.push(Xattr {
             name: name.to_vec(),
             value: value.to_vec(),
         });
+        Ok(())
     }
 }
 
