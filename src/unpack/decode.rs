@@ -1,6 +1,6 @@
 //! From compressed bytes to blocks of the tar stream, on a thread of its own.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::mpsc::SyncSender;
 
 use bytes::Bytes;
@@ -13,6 +13,9 @@ pub(super) const BLOCK_BYTES: usize = 128 << 10;
 
 /// Bytes that are read from the source at once.
 const SOURCE_BYTES: usize = 128 << 10;
+
+/// How many bytes tell what a stream is compressed with.
+const MAGIC_BYTES: usize = 4;
 
 /// What a stream is compressed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +50,13 @@ pub(super) fn decode(
     limits: &Limits,
     blocks: &SyncSender<Result<Bytes, UnpackError>>,
 ) -> Result<(), UnpackError> {
-    let mut source = BufReader::with_capacity(SOURCE_BYTES, Remembering::new(source));
-    let start = source.fill_buf().map_err(|source| UnpackError::read(&source))?;
-    let compression = Compression::of(start);
+    let mut source = Remembering::new(source);
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    // A source may give a byte at a time.
+    let read = (&mut source).take(MAGIC_BYTES as u64).read_to_end(&mut start);
+    read.map_err(|error| source.read_error().unwrap_or_else(|| UnpackError::read(&error)))?;
+    let compression = Compression::of(&start);
+    let mut source = BufReader::with_capacity(SOURCE_BYTES, Cursor::new(start).chain(source));
     let decoded = match compression {
         Compression::None => send_blocks(&mut source, blocks),
         Compression::Gzip => send_blocks(&mut MultiGzDecoder::new(&mut source), blocks),
@@ -59,8 +66,8 @@ pub(super) fn decode(
     };
     decoded.map_err(|error| {
         // What the source itself failed with is not the decoder's.
-        if let Some(error) = source.get_mut().error.take() {
-            return UnpackError::read(&error);
+        if let Some(error) = source.get_mut().get_mut().1.read_error() {
+            return error;
         }
         if compression == Compression::Zstd && error.to_string().contains("too much memory") {
             return UnpackError::limit("max_zstd_window", limits.max_zstd_window_bytes);
@@ -102,13 +109,21 @@ impl<R> Remembering<R> {
     fn new(source: R) -> Self {
         Self { source, error: None }
     }
+
+    /// Takes what the source failed with.
+    fn read_error(&mut self) -> Option<UnpackError> {
+        self.error.take().map(|error| UnpackError::read(&error))
+    }
 }
 
 impl<R: Read> Read for Remembering<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.source.read(buffer).map_err(|error| {
             let kind = error.kind();
-            self.error = Some(error);
+            // Whoever is interrupted asks again.
+            if kind != io::ErrorKind::Interrupted {
+                self.error = Some(error);
+            }
             kind.into()
         })
     }
