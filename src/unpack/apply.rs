@@ -25,9 +25,7 @@ use super::name::{self, MAX_PATH_BYTES, Meaning};
 use super::place::Dir;
 use super::pool::{Content, Job, Pool, Work};
 use super::tree::{DirId, Node, ROOT, Tree};
-use super::xattr::path_of;
 use super::{UnpackError, Unsettled};
-use crate::fs::FsError;
 use crate::oci::DiffId;
 
 /// Content up to this size goes to a writer whole; more flows to it in pieces.
@@ -35,6 +33,9 @@ const WHOLE_BYTES: u64 = 256 << 10;
 
 /// How many pieces may wait for the writer of a large file.
 const WAITING_PIECES: usize = 4;
+
+/// How much memory hard links may take that are to be made.
+const MAX_LINK_BYTES: usize = 8 << 20;
 
 /// The mode of a directory that has no entry, unless the layers below have it.
 pub(super) const IMPLIED_MODE: u32 = 0o755;
@@ -47,6 +48,8 @@ pub(super) struct Reading<'a> {
     tree: Tree,
     /// Hard links that are to be made.
     links: Vec<Job>,
+    /// How much memory they take.
+    link_bytes: usize,
     seen_entries: u64,
     next_serial: u64,
     /// Where the last entry's parent was: entries of a directory mostly follow each other.
@@ -69,6 +72,7 @@ impl<'a> Reading<'a> {
             creation,
             tree: Tree::new(Dir::root()),
             links: Vec::new(),
+            link_bytes: 0,
             seen_entries: 0,
             next_serial: 1,
             last_parent: None,
@@ -78,11 +82,7 @@ impl<'a> Reading<'a> {
     /// Reads everything, and returns when all is created.
     pub(super) fn run(mut self) -> Result<Read, UnpackError> {
         while let Some(entry) = self.archive.next_entry()? {
-            self.seen_entries += 1;
-            let max = self.creation.options.limits.max_entries;
-            if self.seen_entries > max {
-                return Err(UnpackError::limit("max_layer_entries", max));
-            }
+            self.count_entry()?;
             self.take(entry)?;
         }
         self.flush_links()?;
@@ -98,6 +98,15 @@ impl<'a> Reading<'a> {
             unsettled,
             tree_digest,
         })
+    }
+
+    fn count_entry(&mut self) -> Result<(), UnpackError> {
+        self.seen_entries += 1;
+        let max = self.creation.options.limits.max_entries;
+        if self.seen_entries > max {
+            return Err(UnpackError::limit("max_layer_entries", max));
+        }
+        Ok(())
     }
 
     fn take(&mut self, entry: Entry) -> Result<(), UnpackError> {
@@ -157,6 +166,8 @@ impl<'a> Reading<'a> {
             .map_err(|fault| UnpackError::entry(entry, fault))?;
         let mut dir = resolved.dir;
         for name in &resolved.missing {
+            // One entry's name can stand for 2,000 directories.
+            self.count_entry()?;
             dir = self.make_dir(dir, name, IMPLIED_MODE, entry)?;
         }
         self.last_parent = Some((key, dir));
@@ -294,11 +305,20 @@ impl<'a> Reading<'a> {
             Some(node @ (Node::Symlink(_) | Node::Device(_))) => (node.clone(), LinkTarget::new(first)),
             Some(Node::Directory(_)) | None => return Err(fault),
         };
+        let is_lost = matches!(node, Node::Device(_)) && !self.creation.options.abilities.devices;
         self.tree.insert(target_dir, &target_name, node.clone());
         self.tree.insert(dir, name, node);
         self.last_parent = None;
-        let work = Work::Link { meta, target: names };
-        self.links.push(self.job(dir, name, work));
+        if is_lost {
+            self.creation.note(|compromises| compromises.lost_devices += 1);
+            return Ok(());
+        }
+        let job = self.job(dir, name, Work::Link { meta, target: names });
+        self.link_bytes += size_of::<Job>() + job.held_bytes();
+        self.links.push(job);
+        if self.link_bytes > MAX_LINK_BYTES {
+            return self.flush_links();
+        }
         Ok(())
     }
 
@@ -322,21 +342,20 @@ impl<'a> Reading<'a> {
     fn remove(&mut self, dir: DirId, name: &[u8], node: &Node) -> Result<(), UnpackError> {
         self.flush_links()?;
         let place = Arc::clone(&self.tree.dir(dir).place);
-        let ground = &self.creation.ground;
-        let open = ground.dir(&place)?;
         match node {
             Node::Directory(id) => {
-                // It follows no link, and the place is the layer's own.
-                let path = path_of(&open, name);
-                std::fs::remove_dir_all(&path).map_err(|source| FsError::new("remove", &path, source))?;
-                self.tree.forget_dir(*id);
+                // Neither by recursion nor with a file open for each level: 2,000 are possible.
+                for gone in self.tree.forget_dir(*id).iter().rev() {
+                    for name in &gone.names {
+                        self.unlink(&gone.place, name, AtFlags::empty())?;
+                    }
+                    if let Some(parent) = gone.place.parent() {
+                        self.unlink(parent, gone.place.name(), AtFlags::REMOVEDIR)?;
+                    }
+                }
             }
             Node::File(..) | Node::Symlink(_) | Node::Device(_) => {
-                match rustix::fs::unlinkat(&*open, name, AtFlags::empty()) {
-                    // A device that the file system cannot keep.
-                    Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                    Err(errno) => return Err(ground.error("remove", &place, name, errno).into()),
-                }
+                self.unlink(&place, name, AtFlags::empty())?;
                 if let Node::File(_, Some(names)) = node {
                     names.lock().remove(&place, name);
                 }
@@ -347,12 +366,22 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    fn unlink(&self, place: &Arc<Dir>, name: &[u8], flags: AtFlags) -> Result<(), UnpackError> {
+        let ground = &self.creation.ground;
+        match rustix::fs::unlinkat(&*ground.dir(place)?, name, flags) {
+            // A device that the file system cannot keep.
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(ground.error("remove", place, name, errno).into()),
+        }
+    }
+
     /// Makes the hard links that are to be made, after all else that is under way.
     fn flush_links(&mut self) -> Result<(), UnpackError> {
         self.pool.wait_idle()?;
         if self.links.is_empty() {
             return Ok(());
         }
+        self.link_bytes = 0;
         for job in std::mem::take(&mut self.links) {
             self.pool.submit(job)?;
         }

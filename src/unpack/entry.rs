@@ -12,6 +12,16 @@ pub(super) struct Meta {
     pub(super) xattrs: Vec<Xattr>,
 }
 
+impl Meta {
+    /// Returns how much memory its attributes take.
+    pub(super) fn held_bytes(&self) -> usize {
+        let attributes = self.xattrs.iter();
+        attributes
+            .map(|xattr| size_of::<Xattr>() + xattr.name.len() + xattr.value.len())
+            .sum()
+    }
+}
+
 /// An extended attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Xattr {

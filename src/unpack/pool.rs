@@ -22,7 +22,7 @@ use super::place::Dir;
 /// How many jobs may be under way. Each may keep a block of the stream in memory, at worst.
 const MAX_JOBS: usize = 384;
 
-/// Bytes of content that jobs may hold.
+/// Bytes of content, maps of holes and extended attributes that jobs may hold.
 const MAX_HELD_BYTES: usize = 24 << 20;
 
 /// How many jobs a writer takes at once while there are plenty: each taking costs locks and wake-ups.
@@ -265,13 +265,29 @@ impl Drop for Ending<'_> {
 }
 
 impl Job {
-    fn held_bytes(&self) -> usize {
-        match &self.work {
-            Work::File {
-                content: Content::Whole(pieces),
-                ..
-            } => pieces.iter().map(Bytes::len).sum(),
+    /// Returns how much memory it holds that an archive can make large.
+    pub(super) fn held_bytes(&self) -> usize {
+        let own = match &self.work {
+            Work::File { shape, content, .. } => {
+                let content = match content {
+                    Content::Whole(pieces) => pieces.iter().map(Bytes::len).sum(),
+                    Content::Pieces(_) => 0,
+                };
+                content + size_of_val(&*shape.extents)
+            }
             _ => 0,
+        };
+        own + self.meta().map_or(0, Meta::held_bytes)
+    }
+
+    fn meta(&self) -> Option<&Meta> {
+        match &self.work {
+            Work::File { meta, .. }
+            | Work::Symlink { meta, .. }
+            | Work::Device { meta, .. }
+            | Work::Link { meta, .. }
+            | Work::FinishDir { meta, .. } => Some(meta),
+            Work::MakeDir { .. } | Work::Whiteout => None,
         }
     }
 }

@@ -42,6 +42,13 @@ pub(super) struct DirNode {
     children: HashMap<Box<[u8]>, Node>,
 }
 
+/// A directory that is to be removed.
+pub(super) struct GoneDir {
+    pub(super) place: Arc<Dir>,
+    /// What it holds but for directories.
+    pub(super) names: Vec<Box<[u8]>>,
+}
+
 /// What a name stands for.
 #[derive(Clone)]
 pub(super) enum Node {
@@ -123,20 +130,32 @@ impl Tree {
         id
     }
 
-    /// Forgets a directory with all that it holds.
-    pub(super) fn forget_dir(&mut self, id: DirId) {
+    /// Forgets a directory with all that it holds, and returns what that was: each directory before what lies
+    /// below it.
+    pub(super) fn forget_dir(&mut self, id: DirId) -> Vec<GoneDir> {
+        let mut all = Vec::new();
         let mut gone = vec![id];
         while let Some(id) = gone.pop() {
             let dir = &mut self.dirs[id];
             dir.is_gone = true;
+            let mut names = Vec::new();
             for (name, node) in std::mem::take(&mut dir.children) {
                 match node {
-                    Node::Directory(id) => gone.push(id),
+                    Node::Directory(id) => {
+                        gone.push(id);
+                        continue;
+                    }
                     Node::File(_, Some(names)) => names.lock().remove(&dir.place, &name),
                     Node::File(_, None) | Node::Symlink(_) | Node::Device(_) => {}
                 }
+                names.push(name);
             }
+            all.push(GoneDir {
+                place: Arc::clone(&dir.place),
+                names,
+            });
         }
+        all
     }
 
     /// Finds where a directory's path leads, through the layer's own symbolic links.
