@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::{CreateError, SPECIAL, Writer, call, has_room};
@@ -60,7 +60,8 @@ impl Writer<'_> {
     fn dress_link(&self, place: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), CreateError> {
         let stat = rustix::fs::statat(place, name, AtFlags::SYMLINK_NOFOLLOW).map_err(call("stat"))?;
         let is_symlink = stat.st_mode & 0o170_000 == 0o120_000;
-        let owner_differs = (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) && self.owner(meta).is_some();
+        let owner_differs =
+            (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid) && self.shared.options.abilities.ownership;
         let mode_differs = !is_symlink && stat.st_mode & 0o7777 != self.mode(meta).as_raw_mode();
         let time_differs = stat.st_mtime != self.times(meta).last_modification.tv_sec;
         if owner_differs {
@@ -112,15 +113,25 @@ impl Writer<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(meta.mode & !SPECIAL);
         let file = rustix::fs::openat(place, name, flags, mode).map_err(call("create"))?;
-        copy_content(&source, &file)?;
+        copy_content(&source, &file, stat.st_size as u64)?;
         self.finish_file(file, &meta)
     }
 }
 
-fn copy_content(source: &OwnedFd, file: &OwnedFd) -> Result<(), CreateError> {
+/// Copies what is no hole: a file of a few bytes can be a hundred terabytes large.
+fn copy_content(source: &OwnedFd, file: &OwnedFd, size: u64) -> Result<(), CreateError> {
+    rustix::fs::ftruncate(file, size).map_err(call("extend"))?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut at = 0;
     loop {
+        at = match rustix::fs::seek(source, SeekFrom::Data(at)) {
+            Ok(at) => at,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => return Ok(()),
+            // The file system knows of no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(errno) => return Err(call("find content of")(errno).into()),
+        };
         let count = rustix::io::pread(source, &mut buffer, at).map_err(call("read"))?;
         if count == 0 {
             return Ok(());
