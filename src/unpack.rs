@@ -30,6 +30,8 @@ mod place;
 mod pool;
 mod settle;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod xattr;
 
