@@ -313,8 +313,10 @@ impl<'a> Reading<'a> {
             self.creation.note(|compromises| compromises.lost_devices += 1);
             return Ok(());
         }
-        let job = self.job(dir, name, Work::Link { meta, target: names });
-        self.link_bytes += size_of::<Job>() + job.held_bytes();
+        self.link_bytes += size_of::<Job>() + meta.held_bytes();
+        // The last one's count, whichever writer comes last.
+        names.lock().meta = Some(meta);
+        let job = self.job(dir, name, Work::Link { target: names });
         self.links.push(job);
         if self.link_bytes > MAX_LINK_BYTES {
             return self.flush_links();

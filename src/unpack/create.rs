@@ -117,7 +117,7 @@ impl<'a> Writer<'a> {
                 self.dress_name(dir, name, &meta, false)?;
             }
             Work::Device { meta, device } => self.device(dir, name, &meta, device)?,
-            Work::Link { meta, target } => self.link(of, dir, name, &meta, &target)?,
+            Work::Link { target } => self.link(of, dir, name, &target)?,
             Work::Whiteout => {
                 rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
                     .map_err(call("make whiteout"))?;
@@ -234,6 +234,11 @@ impl<'a> Writer<'a> {
             mark_opaque(dir, name, self.shared.options.user_opaque)?;
         }
         self.dress_name(dir, name, meta, !has_mode)?;
+        self.sync_dir(dir, name)
+    }
+
+    /// Makes a directory's entries and metadata durable, if nothing else does.
+    pub(super) fn sync_dir(&self, dir: &OwnedFd, name: &[u8]) -> Result<(), CreateError> {
         if self.shared.options.abilities.durability == Durability::Fsync {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let open = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(call("open"))?;

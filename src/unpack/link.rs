@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::entry::Meta;
 use super::place::Dir;
 
 /// A file of the layer that has, or is to have, several names.
@@ -12,6 +13,8 @@ pub(super) struct Names {
     names: Vec<Name>,
     /// How many names the inode of the last of `names` has.
     pub(super) count: u32,
+    /// The metadata that the last link's entry gives the file, which it has not yet.
+    pub(super) meta: Option<Meta>,
 }
 
 /// One name of a file.
@@ -27,6 +30,7 @@ impl LinkTarget {
         Arc::new(Self(Mutex::new(Names {
             names: vec![name],
             count: 1,
+            meta: None,
         })))
     }
 

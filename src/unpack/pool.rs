@@ -56,7 +56,6 @@ pub(super) enum Work {
         device: Device,
     },
     Link {
-        meta: Meta,
         target: Arc<LinkTarget>,
     },
     Whiteout,
@@ -266,7 +265,7 @@ impl Drop for Ending<'_> {
 
 impl Job {
     /// Returns how much memory it holds that an archive can make large.
-    pub(super) fn held_bytes(&self) -> usize {
+    fn held_bytes(&self) -> usize {
         let own = match &self.work {
             Work::File { shape, content, .. } => {
                 let content = match content {
@@ -285,9 +284,8 @@ impl Job {
             Work::File { meta, .. }
             | Work::Symlink { meta, .. }
             | Work::Device { meta, .. }
-            | Work::Link { meta, .. }
             | Work::FinishDir { meta, .. } => Some(meta),
-            Work::MakeDir { .. } | Work::Whiteout => None,
+            Work::MakeDir { .. } | Work::Link { .. } | Work::Whiteout => None,
         }
     }
 }

@@ -1,7 +1,16 @@
 //! Whole archives, built byte by byte, through the one door: one file a behaviour.
 
 mod build;
+mod formats;
 mod hostile;
+mod limits;
+mod links;
+mod model;
+mod mutate;
+mod order;
+mod settle;
+mod stops;
+mod whiteouts;
 
 use std::fs;
 use std::io::{Cursor, Read};

@@ -22,7 +22,6 @@ impl Writer<'_> {
         dir: &Arc<Dir>,
         place: &OwnedFd,
         name: &[u8],
-        meta: &Meta,
         target: &LinkTarget,
     ) -> Result<(), CreateError> {
         // Held while the link is made: links of one file follow each other, as its limit wants.
@@ -41,7 +40,7 @@ impl Writer<'_> {
             match rustix::fs::linkat(&*from, &*current.name, place, name, AtFlags::empty()) {
                 Ok(()) => {
                     names.add(new);
-                    return self.dress_link(place, name, meta);
+                    return self.dress_link(place, name, names.meta.take());
                 }
                 // GlusterFS answers ENOSPC when its attribute that lists the names is full.
                 Err(Errno::MLINK) => {}
@@ -53,11 +52,15 @@ impl Writer<'_> {
         self.copy(&from, &current.name, place, name)?;
         names.add_copy(new);
         self.shared.note(|compromises| compromises.copied_links += 1);
-        self.dress_link(place, name, meta)
+        self.dress_link(place, name, names.meta.take())
     }
 
     /// Gives a file the metadata of a link's entry, where it differs: runtimes do so.
-    fn dress_link(&self, place: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), CreateError> {
+    fn dress_link(&self, place: &OwnedFd, name: &[u8], meta: Option<Meta>) -> Result<(), CreateError> {
+        // Once for a file and not for each link, which costs a call.
+        let Some(meta) = &meta else {
+            return Ok(());
+        };
         let stat = rustix::fs::statat(place, name, AtFlags::SYMLINK_NOFOLLOW).map_err(call("stat"))?;
         let is_symlink = stat.st_mode & 0o170_000 == 0o120_000;
         let owner_differs =
