@@ -155,6 +155,7 @@ impl Settling<'_> {
     fn dress(&self, path: &Path, meta: &Meta) -> Result<(), UnpackError> {
         let dir = self.open(path)?;
         let dressed = self.writer.dress_name(&dir, b".", meta, true);
+        let dressed = dressed.and_then(|()| self.writer.sync_dir(&dir, b"."));
         dressed.map_err(|error| self.named(error, path))
     }
 
@@ -192,6 +193,8 @@ impl Settling<'_> {
                 rustix::fs::utimensat(&dir, ".", &times, AtFlags::empty())
                     .map_err(call("set times of"))
                     .map_err(failed)?;
+                let synced = self.writer.sync_dir(&dir, b".");
+                synced.map_err(|error| self.named(error, &path))?;
             }
         }
         Ok(())
