@@ -17,3 +17,4 @@ mod layers;
 mod podman;
 mod pull;
 mod shared_layers;
+mod unpack;

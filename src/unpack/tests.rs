@@ -1,5 +1,6 @@
 //! Whole archives, built byte by byte, through the one door: one file a behaviour.
 
+mod abilities;
 mod build;
 mod formats;
 mod hostile;

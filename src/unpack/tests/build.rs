@@ -75,10 +75,11 @@ impl Tar {
 
     /// Adds a PAX header for the next entry.
     pub(super) fn pax<V: AsRef<[u8]>>(self, records: &[(&str, V)]) -> Self {
-        let records: Vec<u8> = records
+        let records: Vec<Vec<u8>> = records
             .iter()
-            .flat_map(|(key, value)| record(key, value.as_ref()))
+            .map(|(key, value)| record(key, value.as_ref()))
             .collect();
+        let records = records.concat();
         self.extension(EntryType::XHeader, &records)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -204,7 +205,7 @@ impl Model {
             let first = groups.entry(*inode).or_insert_with(|| path.clone()).clone();
             let Inode { kind, mode, mtime } = &self.inodes[*inode];
             let look = match kind {
-                Kind::File(content) => format!("f {mode:o} {mtime} {first:?} {}", content.escape_ascii()),
+                Kind::File(content) => format!("f {mode:o} {mtime} {first:?} {}", digest(content)),
                 Kind::Dir { whiteouts, .. } => {
                     for name in whiteouts {
                         let below = path.join(name.to_string());
@@ -248,6 +249,13 @@ fn dir(is_implied: bool) -> Kind {
     }
 }
 
+/// Says in short what a content is.
+fn digest(content: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    format!("{} bytes {:x}", content.len(), hasher.finish())
+}
+
 fn text(path: &[char]) -> String {
     let names: Vec<String> = path.iter().map(char::to_string).collect();
     names.join("/")
@@ -278,7 +286,7 @@ fn found(dir: &Path) -> BTreeMap<PathBuf, String> {
         } else if kind.is_file() {
             format!(
                 "f {mode:o} {mtime} {first:?} {}",
-                fs::read(&path).unwrap().escape_ascii()
+                digest(&fs::read(&path).unwrap())
             )
         } else if kind.is_symlink() {
             format!("l {mtime} {first:?}")
