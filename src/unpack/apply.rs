@@ -34,6 +34,10 @@ const WHOLE_BYTES: u64 = 256 << 10;
 /// How many pieces may wait for the writer of a large file.
 const WAITING_PIECES: usize = 4;
 
+/// How much memory attributes of directories and targets of symbolic links may take, which are kept to the end:
+/// some megabytes in the largest layers there are.
+const MAX_KEPT_BYTES: usize = 64 << 20;
+
 /// How much memory hard links may take that are to be made.
 const MAX_LINK_BYTES: usize = 8 << 20;
 
@@ -50,6 +54,8 @@ pub(super) struct Reading<'a> {
     links: Vec<Job>,
     /// How much memory they take.
     link_bytes: usize,
+    /// How much memory attributes and targets take that are kept.
+    kept_bytes: usize,
     seen_entries: u64,
     next_serial: u64,
     /// Where the last entry's parent was: entries of a directory mostly follow each other.
@@ -73,6 +79,7 @@ impl<'a> Reading<'a> {
             tree: Tree::new(Dir::root()),
             links: Vec::new(),
             link_bytes: 0,
+            kept_bytes: 0,
             seen_entries: 0,
             next_serial: 1,
             last_parent: None,
@@ -116,8 +123,7 @@ impl<'a> Reading<'a> {
             if entry.kind != Kind::Directory {
                 return Err(fault(EntryFault::Root));
             }
-            self.tree.dir_mut(ROOT).meta = Some(entry.meta);
-            return Ok(());
+            return self.keep_meta(ROOT, &entry.name, entry.meta);
         };
         match name::meaning(last).map_err(fault)? {
             Meaning::Ignored => Ok(()),
@@ -185,8 +191,7 @@ impl<'a> Reading<'a> {
         let there = self.tree.get(dir, name).cloned();
         match (&there, &kind) {
             (Some(Node::Directory(id)), Kind::Directory) => {
-                self.tree.dir_mut(*id).meta = Some(meta);
-                return Ok(());
+                return self.keep_meta(*id, entry, meta);
             }
             (Some(_), Kind::Hardlink { target }) if self.leads_to(target, dir, name) => return Ok(()),
             (Some(node), _) => self.remove(dir, name, node)?,
@@ -195,8 +200,7 @@ impl<'a> Reading<'a> {
         match kind {
             Kind::Directory => {
                 let id = self.make_dir(dir, name, meta.mode, entry)?;
-                self.tree.dir_mut(id).meta = Some(meta);
-                Ok(())
+                self.keep_meta(id, entry, meta)
             }
             Kind::File(shape) => self.file(dir, name, meta, shape),
             Kind::Symlink { target } => self.symlink(dir, name, entry, meta, target),
@@ -209,6 +213,20 @@ impl<'a> Reading<'a> {
                 self.submit(dir, name, Work::Device { meta, device })
             }
         }
+    }
+
+    fn keep_meta(&mut self, dir: DirId, entry: &[u8], meta: Meta) -> Result<(), UnpackError> {
+        self.keep(meta.held_bytes(), entry)?;
+        self.tree.dir_mut(dir).meta = Some(meta);
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: usize, entry: &[u8]) -> Result<(), UnpackError> {
+        self.kept_bytes += bytes;
+        if self.kept_bytes > MAX_KEPT_BYTES {
+            return Err(UnpackError::entry(entry, EntryFault::TooMuch));
+        }
+        Ok(())
     }
 
     fn make_dir(
@@ -273,6 +291,7 @@ impl<'a> Reading<'a> {
         if target.is_empty() || target.len() > MAX_PATH_BYTES || target.contains(&0) {
             return Err(UnpackError::entry(entry, EntryFault::BadTarget));
         }
+        self.keep(target.len(), entry)?;
         let target: Arc<[u8]> = target.into();
         self.tree.insert(dir, name, Node::Symlink(Arc::clone(&target)));
         // A parent that was resolved before may lead through it now.

@@ -70,6 +70,8 @@ pub enum EntryFault {
     LargeExtension,
     #[error("has more extended attributes than a file can have")]
     ManyXattrs,
+    #[error("brings directories' attributes and links' targets of the layer to more than 64 MiB")]
+    TooMuch,
     #[error("has a map of holes that does not fit its content")]
     BadSparseMap,
     #[error("is of a type that no layer has")]

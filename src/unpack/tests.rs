@@ -3,6 +3,7 @@
 mod abilities;
 mod build;
 mod formats;
+mod headers;
 mod hostile;
 mod limits;
 mod links;

@@ -190,6 +190,22 @@ fn maps_and_attributes_do_not_pile_up_in_memory() {
     assert!(taken < 100 << 20, "{} MiB", taken >> 20);
 }
 
+#[test]
+fn attributes_that_would_have_to_be_kept_are_bounded() {
+    let value = vec![b'v'; 1_000_000];
+    let mut tar = Tar::new();
+    for number in 0..68 {
+        tar = tar
+            .pax(&[("SCHILY.xattr.user.large", &value)])
+            .dir(format!("d{number}"));
+    }
+    let refused = Scratch::new().refused(tar.end());
+    assert_eq!(
+        refused,
+        "entry \"d67\" brings directories' attributes and links' targets of the layer to more than 64 MiB"
+    );
+}
+
 /// Returns how much memory this process, which runs one test, has had at most.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -337,7 +337,7 @@ fn cases() -> u32 {
     if std::env::var_os("WHARF_LONG").is_some() {
         600
     } else {
-        40
+        24
     }
 }
 
