@@ -24,6 +24,7 @@ fn attribute(scratch: &Scratch, name: &str, attribute: &str) -> Option<Vec<u8>> 
 fn attributes_that_cannot_be_kept_are_not_tried_and_counted() {
     let tar = || {
         Tar::new()
+            .dir("./")
             .pax(&[
                 ("SCHILY.xattr.user.x", "v"),
                 ("SCHILY.xattr.trusted.x", "v"),

@@ -140,7 +140,7 @@ fn compression_cut_anywhere_is_found_out() {
 #[test]
 fn many_small_files_come_out_right_with_one_writer_and_many() {
     let count = if std::env::var_os("WHARF_LONG").is_some() {
-        90_000
+        30_000
     } else {
         3000
     };

@@ -48,7 +48,7 @@ struct Inode {
 }
 
 /// What a layer has to look like.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Model {
     names: BTreeMap<Names, usize>,
     inodes: Vec<Inode>,
@@ -71,6 +71,19 @@ impl Model {
             }
         }
         Some(at)
+    }
+
+    /// Finds what a path of the archive means.
+    fn find(&self, path: &[char]) -> Option<Names> {
+        let (last, above) = path.split_last()?;
+        let found = [&*self.resolve(above)?, &[*last]].concat();
+        self.names.contains_key(&found).then_some(found)
+    }
+
+    fn without(&self, path: &[char]) -> Self {
+        let mut without = self.clone();
+        without.names.retain(|name, _| !name.starts_with(path));
+        without
     }
 
     fn make_parents(&mut self, path: &[char]) {
@@ -164,16 +177,13 @@ impl Model {
         serial: u64,
         tar: Tar,
     ) -> Tar {
-        let Some(found) = self.resolve(&target[..target.len() - 1]) else {
+        let Some(found) = self.find(target) else {
             return tar;
         };
-        let found = [&*found, &target[target.len() - 1..]].concat();
-        let Some(inode) = self.names.get(&found).copied() else {
-            return tar;
-        };
-        // A directory has one name, and what is replaced cannot be linked to.
+        let inode = self.names[&found];
+        // A directory has one name, and nothing can be linked to through what the link replaces.
         let is_dir = matches!(self.inodes[inode].kind, Kind::Dir { .. });
-        if is_dir || (found != at && found.starts_with(&at)) {
+        if is_dir || (found != at && self.without(&at).find(target).as_ref() != Some(&found)) {
             return tar;
         }
         let link = &mut self.inodes[inode];
