@@ -146,16 +146,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Returns the directory that a whiteout is in. `None` if that is a file by now, which hides all that was
-    /// below its name: umoci writes the whiteouts of a directory that became a file.
+    /// Returns the directory that a whiteout is in. `None` if this layer has a file or a link on the way, which
+    /// hides all that was below its name: umoci writes the whiteouts of a directory that became one.
     fn hiding_directory(&mut self, path: &[&[u8]], entry: &[u8]) -> Result<Option<DirId>, UnpackError> {
-        match self.directory(path, entry) {
-            Err(UnpackError::Entry {
-                fault: EntryFault::NotBelowDirectory,
-                ..
-            }) => Ok(None),
-            found => found.map(Some),
+        if self.tree.is_cut_off(path) {
+            return Ok(None);
         }
+        self.directory(path, entry).map(Some)
     }
 
     /// Returns the directory that a path leads to, made as far as it is not there.

@@ -158,6 +158,19 @@ impl Tree {
         all
     }
 
+    /// Tells whether something on a path is no directory, links not followed.
+    pub(super) fn is_cut_off(&self, path: &[&[u8]]) -> bool {
+        let mut dir = ROOT;
+        for name in path {
+            match self.get(dir, name) {
+                Some(Node::Directory(id)) => dir = *id,
+                Some(Node::Symlink(_) | Node::File(..) | Node::Device(_)) => return true,
+                None => return false,
+            }
+        }
+        false
+    }
+
     /// Finds where a directory's path leads, through the layer's own symbolic links.
     pub(super) fn resolve(&self, path: &[&[u8]]) -> Result<Resolved, EntryFault> {
         let mut stack = vec![ROOT];

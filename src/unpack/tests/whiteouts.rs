@@ -85,3 +85,23 @@ fn where_whiteouts_are_impossible_a_layer_that_needs_one_is_refused() {
     let needs_none = Tar::new().file(".wh.f", "").file("f", "").end();
     Scratch::new().unpack_with(needs_none, &options).unwrap();
 }
+
+#[test]
+fn whiteouts_below_what_is_no_directory_any_more_hide_nothing() {
+    for (kind, expected) in [
+        (
+            Tar::new().dir("real").file("d", ""),
+            vec!["f 644 d ", "d 755 real"],
+        ),
+        (
+            Tar::new().dir("real").symlink("d", "real"),
+            vec!["l d -> real", "d 755 real"],
+        ),
+    ] {
+        let scratch = Scratch::new();
+        let tar = kind.file("d/.wh.x", "").file("d/e/.wh..wh..opq", "");
+        let unpacked = scratch.unpack(tar.end()).unwrap();
+        assert_eq!(scratch.listing(), expected);
+        assert!(unpacked.unsettled.opaque.is_empty());
+    }
+}
