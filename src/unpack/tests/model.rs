@@ -119,6 +119,11 @@ impl Model {
         if let Step::Link(_, target) = step {
             return self.link(path, &parent, at, target, serial, tar);
         }
+        if let Some(entry) = deletion(step)
+            && self.leads_through_link(own)
+        {
+            return tar.file(entry, "");
+        }
         self.make_parents(&parent);
         let (mode, mtime) = (0o700 | (serial as u32 & 0o77), 1000 + serial);
         let mut made = |kind: Kind| match (self.names.get(&at), &kind) {
@@ -150,22 +155,28 @@ impl Model {
                 made(Kind::Fifo);
                 add(tar, EntryType::Fifo, &text, "", serial, b"")
             }
-            Step::Whiteout(_) => {
-                if let Some(Kind::Dir { whiteouts, .. }) = self.dir_mut(&parent) {
-                    whiteouts.insert(name);
-                    let above = text.rsplit_once('/').map(|(above, _)| format!("{above}/"));
-                    return tar.file(format!("{}.wh.{name}", above.unwrap_or_default()), "");
+            Step::Whiteout(_) | Step::Opaque(_) | Step::Link(..) => {
+                match (step, self.dir_mut(&parent)) {
+                    (Step::Whiteout(_), Some(Kind::Dir { whiteouts, .. })) => {
+                        whiteouts.insert(name);
+                    }
+                    (Step::Opaque(_), Some(Kind::Dir { is_opaque, .. })) => *is_opaque = true,
+                    _ => return tar,
                 }
-                tar
-            }
-            Step::Opaque(_) | Step::Link(..) => {
-                if let Some(Kind::Dir { is_opaque, .. }) = self.dir_mut(&parent) {
-                    *is_opaque = true;
-                    return tar.file(format!("{text}/.wh..wh..opq"), "");
+                match deletion(step) {
+                    Some(entry) => tar.file(entry, ""),
+                    None => tar,
                 }
-                tar
             }
         }
+    }
+
+    /// Tells whether a link of the layer is on a path: what would be deleted behind it is not.
+    fn leads_through_link(&self, path: &[char]) -> bool {
+        let kinds = (1..=path.len()).map_while(|length| self.get(&path[..length]));
+        kinds
+            .map(|inode| &inode.kind)
+            .any(|kind| matches!(kind, Kind::Symlink))
     }
 
     fn link(
@@ -269,6 +280,23 @@ fn digest(content: &[u8]) -> String {
 fn text(path: &[char]) -> String {
     let names: Vec<String> = path.iter().map(char::to_string).collect();
     names.join("/")
+}
+
+/// Returns the name of the entry that a step of deleting is.
+fn deletion(step: &Step) -> Option<String> {
+    match step {
+        Step::Whiteout(path) => {
+            let (name, above) = path.split_last()?;
+            let above = if above.is_empty() {
+                String::new()
+            } else {
+                text(above) + "/"
+            };
+            Some(format!("{above}.wh.{name}"))
+        }
+        Step::Opaque(path) => Some(format!("{}/.wh..wh..opq", text(path))),
+        _ => None,
+    }
 }
 
 /// Adds an entry; every third one has its name and target in a PAX header, and sizes there for some.
