@@ -158,7 +158,7 @@ pub fn unpack(
 ) -> Result<Unpacked, UnpackError> {
     let ground = Ground::open(target)?;
     ground.prepare()?;
-    let creation = Creation::new(ground, options, &progress.entries);
+    let creation = Creation::new(ground, options, progress);
     let pool = Pool::default();
     let read = std::thread::scope(|scope| {
         // Dropped before the threads are waited for.
@@ -210,8 +210,8 @@ pub fn settle(
     options: &Options,
 ) -> Result<bool, UnpackError> {
     let ground = Ground::open(target)?;
-    let entries = AtomicU64::new(0);
-    let creation = Creation::new(ground, options, &entries);
+    let progress = Progress::default();
+    let creation = Creation::new(ground, options, &progress);
     let is_bound = std::thread::scope(|scope| {
         let settling = spawn(scope, "wharf-writer", || {
             let settling = Settling {

@@ -298,13 +298,13 @@ impl<'a> Archive<'a> {
                 _ => Ok(None),
             };
         }
-        let sum: u32 = block[..148]
-            .iter()
-            .chain(&block[156..])
-            .map(|byte| u32::from(*byte))
-            .sum();
-        // Eight spaces stand for the sum itself.
-        if header.cksum().ok() != Some(sum + 8 * u32::from(b' ')) {
+        let bytes = || block[..148].iter().chain(&block[156..]).copied();
+        // Eight spaces stand for the sum itself. Old writers add signed bytes.
+        let unsigned: i64 = bytes().map(i64::from).sum::<i64>() + 8 * i64::from(b' ');
+        let signed: i64 =
+            bytes().map(|byte| i64::from(byte.cast_signed())).sum::<i64>() + 8 * i64::from(b' ');
+        let told = header_number(&header.as_old().cksum);
+        if told != Some(unsigned) && told != Some(signed) {
             return Err(self.no_archive("a header has a wrong checksum"));
         }
         Ok(Some(header))

@@ -21,7 +21,7 @@ use super::entry::{Device, Extent, FileShape, Meta, Time};
 use super::place::{Dir, Ground};
 use super::pool::{Content, Job, Work};
 use super::xattr::{self, Carrier};
-use super::{Compromises, Options, UnpackError};
+use super::{Compromises, Options, Progress, UnpackError};
 use crate::fs::{Durability, FsError};
 pub(super) use link::{meta_of, read_xattrs};
 
@@ -36,8 +36,9 @@ pub(super) struct Creation<'a> {
     pub(super) ground: Ground,
     pub(super) options: &'a Options,
     pub(super) compromises: Mutex<Compromises>,
-    /// Entries that are there.
-    pub(super) entries: &'a AtomicU64,
+    progress: &'a Progress,
+    /// Bytes of the copies that stand for links: an archive makes them without sending them.
+    copied_bytes: AtomicU64,
 }
 
 /// One writer, on its thread.
@@ -53,12 +54,13 @@ pub(super) struct Writer<'a> {
 type Failed = (&'static str, Errno);
 
 impl<'a> Creation<'a> {
-    pub(super) fn new(ground: Ground, options: &'a Options, entries: &'a AtomicU64) -> Self {
+    pub(super) fn new(ground: Ground, options: &'a Options, progress: &'a Progress) -> Self {
         Self {
             ground,
             options,
             compromises: Mutex::default(),
-            entries,
+            progress,
+            copied_bytes: AtomicU64::new(0),
         }
     }
 
@@ -85,13 +87,16 @@ impl<'a> Writer<'a> {
 
     /// Creates what a job says.
     pub(super) fn perform(&self, job: Job) -> Result<(), UnpackError> {
+        if self.shared.progress.cancelled.load(Ordering::Relaxed) {
+            return Err(UnpackError::Cancelled);
+        }
         let Job { dir, name, work } = job;
         let is_entry = !matches!(work, Work::FinishDir { .. });
         let place = self.shared.ground.dir(&dir)?;
         self.create(&dir, &place, &name, work)
             .map_err(|error| self.named(error, &dir, &name))?;
         if is_entry {
-            self.shared.entries.fetch_add(1, Ordering::Relaxed);
+            self.shared.progress.entries.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::{CreateError, SPECIAL, Writer, call, has_room};
+use crate::unpack::UnpackError;
 use crate::unpack::entry::{Meta, Time, Xattr};
 use crate::unpack::link::{LinkTarget, Name};
 use crate::unpack::place::Dir;
@@ -116,8 +118,21 @@ impl Writer<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(meta.mode & !SPECIAL);
         let file = rustix::fs::openat(place, name, flags, mode).map_err(call("create"))?;
+        self.count_copy(&stat)?;
         copy_content(&source, &file, stat.st_size as u64)?;
         self.finish_file(file, &meta)
+    }
+
+    /// Holds what is about to be copied against the limit of a layer's bytes.
+    fn count_copy(&self, stat: &Stat) -> Result<(), CreateError> {
+        // What is allocated, where the file system tells that.
+        let bytes = (stat.st_size as u64).min(512 * stat.st_blocks as u64);
+        let max = self.shared.options.limits.max_layer_bytes;
+        let before = self.shared.copied_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > max {
+            return Err(CreateError::Unpack(UnpackError::limit("max_layer_size", max)));
+        }
+        Ok(())
     }
 }
 

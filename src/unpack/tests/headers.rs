@@ -69,6 +69,16 @@ fn a_wrong_checksum_is_refused_with_the_entry_before_it() {
 }
 
 #[test]
+fn a_checksum_over_signed_bytes_is_taken() {
+    let mut tar = Tar::new().file(b"\xff\xfe", "x").end();
+    let bytes = tar[..148].iter().chain(&tar[156..512]);
+    let signed = bytes.map(|byte| i64::from(byte.cast_signed())).sum::<i64>() + 8 * i64::from(b' ');
+    tar[148..156].copy_from_slice(format!("{signed:06o}\0 ").as_bytes());
+    let scratch = Scratch::new();
+    assert_eq!(scratch.unpack(tar).unwrap().entries, 1);
+}
+
+#[test]
 fn a_lone_block_of_zeros_hides_nothing() {
     let tar = Tar::new().file("first", "").bytes(&[0; 512]).file("hidden", "");
     let refused = Scratch::new().refused(tar.end());

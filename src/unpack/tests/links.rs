@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use tar::EntryType;
 
 use super::build::{Tar, header};
-use super::{Scratch, options_with};
+use super::{Scratch, UnpackError, options_with};
 
 fn inode(scratch: &Scratch, name: &str) -> u64 {
     std::fs::symlink_metadata(scratch.target().join(name))
@@ -141,6 +141,27 @@ fn where_no_links_are_possible_each_is_a_copy() {
         );
     }
     assert_eq!(unpacked.compromises.copied_links, 4);
+}
+
+#[test]
+fn copies_count_as_the_layers_bytes() {
+    let mut tar = Tar::new().file("a", vec![b'c'; 200_000]);
+    for number in 0..20 {
+        tar = tar.hardlink(format!("link-{number}"), "a");
+    }
+    let mut options = options_with(|abilities| abilities.hard_link_limit = Some(1));
+    options.limits.max_layer_bytes = 1_000_000;
+    let refused = Scratch::new().unpack_with(tar.end(), &options).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            UnpackError::Limit {
+                key: "max_layer_size",
+                ..
+            }
+        ),
+        "{refused}"
+    );
 }
 
 #[test]
