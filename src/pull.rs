@@ -80,7 +80,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
     let _file_size = crate::server::outlive_file_size_limit()?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let store = Store::open(&config.store)?;
+    let store = crate::server::open_store(config).await?;
     let index = if order.own_index {
         Index::open(&config.index)?
     } else {

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioTimer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::Config;
 use crate::http::{Access, App, router};
@@ -35,6 +35,9 @@ const BACKLOG: u32 = 4096;
 
 /// How long a client may take for a request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many times what one call to the store may take its opening may take.
+const OPENING_CALLS: u32 = 3;
 
 /// How long the process waits at its end for calls that hang in the file system.
 const LAST_CALLS: Duration = Duration::from_secs(2);
@@ -75,14 +78,19 @@ pub(crate) fn raise_file_limit() {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let _file_size = outlive_file_size_limit()?;
-    let signals = (
+    let mut signals = (
         listen_for(SignalKind::terminate())?,
         listen_for(SignalKind::interrupt())?,
     );
     let access = Arc::new(Access::open(&config)?);
     let tls = config.tls.as_ref().map(tls::load).transpose()?;
-    let listener = bind(config.listen)?;
-    let store = Store::open(&config.store)?;
+    // Clients are refused, and go elsewhere, until there is something to serve.
+    let socket = bind(config.listen)?;
+    let store = tokio::select! {
+        store = open_store(&config) => store?,
+        _ = signals.0.recv() => return Ok(()),
+        _ = signals.1.recv() => return Ok(()),
+    };
     let index = Index::open(&config.index)?;
     let metrics = Metrics::new(config.upstreams.keys().cloned());
     let upstreams = Upstreams::new(&config, metrics.clone())?;
@@ -96,6 +104,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(path) = config.htpasswd.clone() {
         tokio::spawn(reload::when_changed(vec![path], move || Ok(access.reload()?)));
     }
+    let listener = socket
+        .listen(BACKLOG)
+        .with_context(|| cannot_listen(config.listen))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(
         address = %listener.local_addr().unwrap_or(config.listen),
@@ -149,8 +160,9 @@ fn listen_for(kind: SignalKind) -> anyhow::Result<Signal> {
     signal(kind).context("cannot listen for signals")
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listen = || {
+/// Takes the address, on which nobody can connect yet.
+fn bind(address: SocketAddr) -> anyhow::Result<TcpSocket> {
+    let bind = || {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()
         } else {
@@ -159,11 +171,32 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         // A mirror that is started again must not wait for connections that linger.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        Ok::<_, std::io::Error>(socket)
     };
-    listen().with_context(|| {
-        format!("cannot listen on {address}; stop what listens there, or choose another address (--listen ADDR:PORT)")
-    })
+    bind().with_context(|| cannot_listen(address))
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!(
+        "cannot listen on {address}; stop what listens there, or choose another address (--listen ADDR:PORT)"
+    )
+}
+
+/// Opens the store, unless its file system hangs.
+///
+/// # Errors
+/// As [`Store::open`], and that it takes too long.
+pub(crate) async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let root = config.store.clone();
+    let limit = config.store_timeout * OPENING_CALLS;
+    let opening = tokio::task::spawn_blocking(move || Store::open(&root));
+    let Ok(opened) = timeout(limit, opening).await else {
+        let (store, limit) = (config.store.display(), humantime::format_duration(limit));
+        anyhow::bail!(
+            "the file system of store {store} has not answered within {limit}; see that it is mounted and its servers run"
+        );
+    };
+    Ok(opened.context("opening the store died")??)
 }
 
 async fn accept<A>(

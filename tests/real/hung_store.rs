@@ -1,12 +1,13 @@
 //! A store whose file system stops answering: the calls hang, as those of NFS or FUSE do.
 
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::clients::Bindfs;
 use crate::support::curl::{Curl, MANIFEST_TYPES};
 use crate::support::gate::Gate;
-use crate::support::mirror::{Mirror, Options};
-use crate::support::process::wait_until;
+use crate::support::mirror::{Mirror, Options, wharf};
+use crate::support::process::{Service, free_address, wait_until};
 use crate::support::registry::Registry;
 use crate::support::sha256;
 use crate::support::store::{assert_blobs_are_whole, has_blob};
@@ -119,4 +120,35 @@ fn who_reads_when_the_store_begins_to_hang_is_served_or_cut_in_time() {
         assert!(ask(digest).send().body == *whole, "other bytes");
     }
     assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_start_on_a_store_that_hangs_ends_with_an_error_and_meanwhile_refuses_clients() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file_system = Bindfs::mount();
+    let listen = free_address();
+    let config = directory.path().join("wharf.toml");
+    std::fs::write(&config, "store_timeout = \"1s\"").expect("write a configuration");
+    let mut command = wharf();
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(&config)
+        .arg("--store")
+        .arg(file_system.path().join("store"))
+        .arg("--index")
+        .arg(directory.path().join("index"))
+        .args(["--listen", &listen.to_string()]);
+    file_system.hang();
+    let mut mirror = Service::start("wharf", directory.path(), command);
+    let error = wait_until("the error", Duration::from_secs(30), || {
+        let refused = TcpStream::connect(listen).expect_err("nothing is served");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let stderr = mirror.stderr();
+        stderr.contains("wharf: ").then_some(stderr)
+    });
+    assert!(error.contains("has not answered within 3s"), "{error}");
+    // The kernel lets no process end whose call is with a FUSE server.
+    file_system.go_on();
+    assert_eq!(mirror.wait(Duration::from_secs(30)).code(), Some(1));
 }
