@@ -45,7 +45,7 @@ use crate::index::Index;
 use crate::oci::{Digest, RegistryHost, Repository};
 use crate::store::Store;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::StoreErrorKind;
+use crate::telemetry::labels::StoreErrorKind;
 use crate::upstream::{Upstream, Upstreams};
 
 pub use blob::{BlobStream, OpenBlob};

@@ -1,5 +1,6 @@
 //! Logs and metrics set-up.
 
+pub mod labels;
 pub mod metrics;
 
 use std::io::{self, IsTerminal as _};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use wharf::oci::RegistryHost;
 use wharf::telemetry::Metrics;
-use wharf::telemetry::metrics::{
+use wharf::telemetry::labels::{
     FillOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome,
 };
 

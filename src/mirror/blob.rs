@@ -16,7 +16,7 @@ use crate::flight::{Leader, Seat};
 use crate::fs::{FsError, OpenFile};
 use crate::index::Member;
 use crate::oci::{ByteRange, Digest, RangeOutcome, Repository};
-use crate::telemetry::metrics::BlobResult;
+use crate::telemetry::labels::BlobResult;
 use crate::upstream::Upstream;
 
 /// How long a client waits for upstream's answer before it gets its headers on the manifest's word.

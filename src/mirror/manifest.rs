@@ -19,7 +19,7 @@ use crate::flight::Questions;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Accept, Algorithm, Digest, Manifest, Platform, Reference, Repository, Tag, Verified};
 use crate::store::{Record, Subject};
-use crate::telemetry::metrics::ManifestResult;
+use crate::telemetry::labels::ManifestResult;
 use crate::upstream::{FetchedManifest, UpstreamErrorClass};
 
 /// Manifests kept in memory, in bytes: some thousands of them.

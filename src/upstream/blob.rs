@@ -20,7 +20,7 @@ use super::error::{Nonsense, UpstreamError};
 use super::request::{Answer, Question, content_length};
 use super::send::{root_cause, server_of};
 use crate::oci::{Digest, RepositoryName};
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// What upstream's headers say of a blob; nothing of it is verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// How long a blob waits for a connection: as long as containerd waits for progress of a pull.
 const MAX_BODY_WAIT: Duration = Duration::from_secs(300);

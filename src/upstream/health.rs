@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// The first pause: about what a process takes to restart.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

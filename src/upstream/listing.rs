@@ -15,7 +15,7 @@ use super::send::is_same_origin;
 use super::short::ShortAnswer;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::{Digest, RepositoryName, media_type};
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// The largest page of tags that is read: 50,000 tags of the greatest length.
 const MAX_TAGS_BYTES: usize = 8 << 20;

@@ -10,7 +10,7 @@ use super::request::Question;
 use crate::oci::manifest::MAX_MANIFEST_BYTES;
 use crate::oci::media_type::ACCEPT_ALL_MANIFESTS;
 use crate::oci::{Digest, Reference, RepositoryName};
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// What upstream's headers say of a manifest; nothing of it is verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::public::is_public_host;
 use super::send::{Outgoing, discard, is_same_origin};
 use super::{Endpoint, Upstream, is_named};
 use crate::oci::RepositoryName;
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// How many redirects are followed: a registry's to its CDN's, and room for some more.
 const MAX_REDIRECTS: usize = 5;

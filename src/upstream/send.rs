@@ -15,7 +15,7 @@ use super::Upstream;
 use super::error::{Nonsense, Refusal, UpstreamError, Wait};
 use super::health::{Health, Rest};
 use super::public::NotPublic;
-use crate::telemetry::metrics::{UpstreamKind, UpstreamOutcome};
+use crate::telemetry::labels::{UpstreamKind, UpstreamOutcome};
 
 /// How long a server that answers 429 is left alone if it does not say.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(5);

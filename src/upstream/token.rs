@@ -18,7 +18,7 @@ use super::credentials::{Login, secret_header};
 use super::error::{Nonsense, UpstreamError};
 use super::send::{Outgoing, server_of};
 use crate::oci::RepositoryName;
-use crate::telemetry::metrics::UpstreamKind;
+use crate::telemetry::labels::UpstreamKind;
 
 /// The largest answer of a token server that is read; tokens that name many rights have some kilobytes.
 const MAX_TOKEN_BYTES: usize = 1 << 20;

@@ -17,7 +17,8 @@ use crate::mirror::Inner;
 use crate::mirror::buffers::WindowBuffers;
 use crate::mirror::negative::Asked;
 use crate::oci::{Verified, Verifier};
-use crate::telemetry::metrics::{FillOutcome, Running};
+use crate::telemetry::labels::FillOutcome;
+use crate::telemetry::metrics::Running;
 use crate::upstream::{BlobBody, ResumePoint, Upstream, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row upstream may fail without bringing a byte.

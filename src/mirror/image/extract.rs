@@ -22,7 +22,7 @@ use super::{LayerError, LayerStage};
 use crate::flight::Questions;
 use crate::oci::{ChainId, DiffId, RegistryHost};
 use crate::store::{ChainRecord, StagedLayer};
-use crate::telemetry::metrics::LayerOutcome;
+use crate::telemetry::labels::LayerOutcome;
 use crate::unpack::{self, Options, UnpackError, Unpacked};
 
 /// How many failures, and extracted layers that wait for what is below, are remembered.

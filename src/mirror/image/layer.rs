@@ -11,7 +11,7 @@ use super::{Image, Layer, LayerError, LayerStage};
 use crate::mirror::Inner;
 use crate::oci::{ChainLink, Digest};
 use crate::store::ChainRecord;
-use crate::telemetry::metrics::LayerOutcome;
+use crate::telemetry::labels::LayerOutcome;
 
 /// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
 const MAX_ATTEMPTS: usize = 4;
