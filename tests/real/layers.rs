@@ -387,3 +387,55 @@ fn a_mirror_that_is_told_to_end_leaves_no_half_layer() {
     wait_for_chains(mirror.store(), &image);
     wait_until_nothing_is_staged(mirror.store());
 }
+
+#[test]
+fn a_blob_that_is_not_what_its_image_says_does_not_keep_others_from_the_layer() {
+    let (upstream, mirror) = start();
+    let diff_ids = vec![sha256(&layer(1))];
+    let wrong = [gzip(&layer(2))];
+    let wrong = add_as(
+        &upstream,
+        APP,
+        "wrong",
+        &config_of(&diff_ids, "x"),
+        &wrong,
+        diff_ids,
+    );
+    let right = add(&upstream, APP, "right", &[layer(1)]);
+    assert_eq!(wrong.chain_ids, right.chain_ids);
+    let gate = Gate::new();
+    upstream.script(blob(&wrong.layers[0]), then().hold(&gate));
+    manifest(&mirror, "wrong");
+    gate.wait_for(1);
+    manifest(&mirror, "right");
+    wait_until("the right one's config", SOON, || {
+        has_blob(mirror.store(), &right.config).then_some(())
+    });
+    gate.open();
+    wait_for_chains(mirror.store(), &right);
+    let record = record(mirror.store(), &right.chain_ids[0]).expect("a record");
+    assert_eq!(record["blob"], right.layers[0].as_str());
+}
+
+#[test]
+fn a_layer_that_cannot_be_put_on_its_stack_is_not_extracted_again_and_again() {
+    let (upstream, mirror) = start();
+    let base = add(&upstream, APP, "base", &[layer(1)]);
+    manifest(&mirror, "base");
+    wait_for_chains(mirror.store(), &base);
+    let gone = directory(mirror.store(), &base.chain_ids[0]);
+    std::fs::remove_dir_all(&gone).expect("remove a layer");
+    add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    manifest(&mirror, "v1");
+    wait_for_layers(&mirror, "failed", 1.0);
+    wait_until_nothing_is_staged(mirror.store());
+    for tag in ["v2", "v3"] {
+        manifest(&mirror, "v1");
+        let other = add(&upstream, APP, tag, &[tar_of(&[(tag, b"x")])]);
+        manifest(&mirror, tag);
+        wait_for_chains(mirror.store(), &other);
+    }
+    let log = mirror.log();
+    assert_eq!(log.matches("extracted layer=").count(), 4, "{log}");
+    assert_eq!(log.matches("not published").count(), 1, "{log}");
+}

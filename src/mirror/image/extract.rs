@@ -20,7 +20,7 @@ use super::layer::{ForWhom, LayerTask};
 use super::origin::Origin;
 use super::{LayerError, LayerStage};
 use crate::flight::Questions;
-use crate::oci::{ChainId, DiffId, RegistryHost};
+use crate::oci::{ChainId, DiffId, Digest, RegistryHost};
 use crate::store::{ChainRecord, StagedLayer};
 use crate::telemetry::labels::LayerOutcome;
 use crate::unpack::{self, Options, UnpackError, Unpacked};
@@ -52,6 +52,18 @@ pub(super) enum Found {
 
 type Answer = Result<Found, LayerError>;
 
+/// What failed, and is not tried again for a while.
+///
+/// Anybody can publish an image that names the DiffID of another one's layer beside a blob that is something
+/// else: what comes of a blob says nothing of others that are said to have its DiffID.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Failed {
+    /// A blob that was to have this DiffID.
+    Layer(DiffId, Digest),
+    /// A layer that was extracted and could not be put on this stack.
+    Stack(ChainId),
+}
+
 /// What extracting works with.
 pub(in crate::mirror) struct Extraction {
     pub(super) options: Options,
@@ -61,7 +73,7 @@ pub(in crate::mirror) struct Extraction {
     under_way: Questions<LayerKey, Answer>,
     /// What waits to be published.
     waiting: Cache<LayerKey, Weak<Extracted>>,
-    failures: Cache<DiffId, (Instant, LayerError)>,
+    failures: Cache<Failed, (Instant, LayerError)>,
     /// The unpackings under way.
     running: Mutex<Vec<Weak<unpack::Progress>>>,
     pub(super) stop: CancellationToken,
@@ -84,9 +96,9 @@ impl Extraction {
         }
     }
 
-    /// Returns why the layer failed a short while ago, if it did.
-    pub(super) fn failure(&self, diff_id: &DiffId) -> Option<LayerError> {
-        let (until, error) = self.failures.get(diff_id)?;
+    /// Returns why it failed a short while ago, if it did.
+    pub(super) fn failure(&self, failed: &Failed) -> Option<LayerError> {
+        let (until, error) = self.failures.get(failed)?;
         (Instant::now() < until).then_some(error)
     }
 
@@ -100,10 +112,10 @@ impl Extraction {
         self.threads.wait().await;
     }
 
-    fn note_failure(&self, diff_id: &DiffId, error: &LayerError) {
+    pub(super) fn note_failure(&self, failed: Failed, error: &LayerError) {
         if let Some(time) = error.remembered_for() {
             self.failures
-                .insert(diff_id.clone(), (Instant::now() + time, error.clone()));
+                .insert(failed, (Instant::now() + time, error.clone()));
         }
     }
 
@@ -170,7 +182,7 @@ impl LayerTask {
         if matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
             return;
         }
-        self.extraction.note_failure(&link.diff_id, error);
+        self.extraction.note_failure(self.failed_layer(), error);
         self.mirror.metrics.layer(LayerOutcome::Failed);
         if let Some(error) = error.store_error() {
             self.mirror.note_store_error(error);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 
-use super::extract::{Extraction, Found};
+use super::extract::{Extraction, Failed, Found};
 use super::extracted::{Extracted, share};
 use super::{Image, Layer, LayerError, LayerStage};
 use crate::mirror::Inner;
@@ -42,6 +42,11 @@ impl LayerTask {
         &self.layer().blob.digest
     }
 
+    /// Names what is remembered if it cannot be extracted.
+    pub(super) fn failed_layer(&self) -> Failed {
+        Failed::Layer(self.link.diff_id.clone(), self.digest().clone())
+    }
+
     /// Works until the layer is published or has failed; then its blob is in the store or on its way.
     pub(super) async fn run(self, turn: OwnedSemaphorePermit) {
         let mut turn = Some(turn);
@@ -73,8 +78,9 @@ impl LayerTask {
             self.check_failures()?;
             let found = match self.find(for_whom).await {
                 (Ok(found), _) => found,
-                // Somebody else asked, as a client of another repository: this one may fare better.
-                (Err(error @ LayerError::Fetch(_)), false) => {
+                // Somebody else tried, as a client of another repository or with another blob: this one may
+                // fare better.
+                (Err(error), false) => {
                     last = error;
                     continue;
                 }
@@ -122,8 +128,10 @@ impl LayerTask {
 
     /// Fails if this layer failed a short while ago, or one below, without which it cannot be published.
     fn check_failures(&self) -> Result<(), LayerError> {
-        if let Some(error) = self.extraction.failure(&self.link.diff_id) {
-            return Err(error);
+        for failed in [self.failed_layer(), Failed::Stack(self.link.chain_id.clone())] {
+            if let Some(error) = self.extraction.failure(&failed) {
+                return Err(error);
+            }
         }
         let below = &self.image.layers()[..self.index];
         let has_failed = |layer: &Layer| matches!(layer.status().stage, LayerStage::Failed(_));
@@ -180,6 +188,9 @@ impl LayerTask {
     }
 
     fn tell_unpublished(&self, error: &LayerError) {
+        // Or the layer would be extracted again for every client that asks.
+        let failed = Failed::Stack(self.link.chain_id.clone());
+        self.extraction.note_failure(failed, error);
         self.mirror.metrics.layer(LayerOutcome::Failed);
         if let Some(error) = error.store_error() {
             self.mirror.note_store_error(error);
