@@ -17,7 +17,7 @@ use super::apply::implied_meta;
 use super::create::{CreateError, Writer, call, meta_of, read_xattrs};
 use super::entry::{Meta, Time};
 use super::place::open_beneath;
-use super::xattr::{TRUSTED_OPAQUE, path_of};
+use super::xattr::{TRUSTED_OPAQUE, class_of, path_of};
 use super::{UnpackError, Unsettled};
 use crate::fs::FsError;
 
@@ -55,7 +55,10 @@ impl<'a> Below<'a> {
             return Ok(true);
         };
         let plain = implied_meta();
-        Ok((meta.mode, meta.uid, meta.gid) == (plain.mode, plain.uid, plain.gid) && meta.xattrs.is_empty())
+        Ok(
+            (meta.mode, meta.uid, meta.gid) == (plain.mode, plain.uid, plain.gid)
+                && !meta.xattrs.iter().any(|xattr| class_of(&xattr.name).is_some()),
+        )
     }
 
     /// Returns what the layers below say of a directory; `None` if they have none there.

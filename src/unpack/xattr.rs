@@ -17,6 +17,9 @@ pub(super) const TRUSTED_OPAQUE: &str = "trusted.overlay.opaque";
 /// The same for overlay mounts of those who are not root (`userxattr`), and fuse-overlayfs.
 pub(super) const USER_OPAQUE: &str = "user.overlay.opaque";
 
+/// What POSIX ACLs are kept in.
+pub(super) const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
 /// What an attribute is kept by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -35,16 +38,18 @@ pub(super) enum Carrier<'a> {
 
 /// Returns what keeps an attribute; `None` if it must not come from a layer.
 ///
-/// overlayfs' own attributes would redirect or hide files of other layers; the label is the node's matter.
+/// overlayfs' own attributes would redirect or hide files of other layers; the label is the node's matter, and
+/// what has a prefix of its own (`lustre.`, `ceph.`, `system.nfs4_acl`) the file system's.
 pub(super) fn class_of(name: &[u8]) -> Option<Class> {
     match name {
         b"security.capability" => Some(Class::Capability),
         b"security.selinux" => None,
-        b"system.posix_acl_access" | b"system.posix_acl_default" => Some(Class::Acl),
+        _ if ACLS.contains(&name) => Some(Class::Acl),
         _ if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") => None,
         _ if name.starts_with(b"user.") => Some(Class::User),
         _ if name.starts_with(b"trusted.") => Some(Class::Trusted),
-        _ => Some(Class::Other),
+        _ if name.starts_with(b"security.") => Some(Class::Other),
+        _ => None,
     }
 }
 
@@ -128,6 +133,8 @@ mod tests {
             ("user.overlays", Some(Class::User)),
             ("trusted.x", Some(Class::Trusted)),
             ("security.ima", Some(Class::Other)),
+            ("lustre.lov", None),
+            ("system.nfs4_acl", None),
         ] {
             assert_eq!(class_of(name.as_bytes()), expected, "{name}");
         }

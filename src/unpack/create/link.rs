@@ -1,5 +1,6 @@
 //! Further names of a file, and copies of it where the file system allows no more names.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,7 @@ use crate::unpack::UnpackError;
 use crate::unpack::entry::{Meta, Time, Xattr};
 use crate::unpack::link::{LinkTarget, Name};
 use crate::unpack::place::Dir;
-use crate::unpack::xattr::{Carrier, path_of};
+use crate::unpack::xattr::{self, Carrier, path_of};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 128 << 10;
@@ -182,6 +183,8 @@ pub(in crate::unpack) fn meta_of(stat: &Stat, xattrs: Vec<Xattr>) -> Meta {
 }
 
 /// Returns the attributes that a file has, those of overlayfs too; none where there are none at all.
+///
+/// ACLs are asked for by name: MooseFS does not list them.
 pub(in crate::unpack) fn read_xattrs(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Vec<Xattr>> {
     let path = path_of(dir, name);
     let mut names = vec![0; 64 << 10];
@@ -190,15 +193,15 @@ pub(in crate::unpack) fn read_xattrs(dir: &OwnedFd, name: &[u8]) -> rustix::io::
         Err(Errno::OPNOTSUPP) => 0,
         Err(errno) => return Err(errno),
     };
+    let listed = names[..length].split(|byte| *byte == 0);
+    let mut names: BTreeSet<&[u8]> = listed.filter(|name| !name.is_empty()).collect();
+    names.extend(xattr::ACLS);
     let mut xattrs = Vec::new();
-    for name in names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for name in names {
         let mut value = vec![0; 64 << 10];
         match rustix::fs::lgetxattr(&path, name, value.as_mut_slice()) {
             Ok(length) => value.truncate(length),
-            Err(Errno::NODATA) => continue,
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => continue,
             Err(errno) => return Err(errno),
         }
         xattrs.push(Xattr {

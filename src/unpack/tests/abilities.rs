@@ -78,12 +78,7 @@ fn attributes_of_users_are_kept_on_files_and_directories() {
 #[test]
 fn attributes_that_no_file_can_have_are_counted() {
     let long = format!("SCHILY.xattr.user.{}", "x".repeat(300));
-    for key in [
-        "SCHILY.xattr.",
-        "SCHILY.xattr.nonsense",
-        "SCHILY.xattr.user.",
-        &*long,
-    ] {
+    for key in ["SCHILY.xattr.user.", &*long] {
         let lost = lost(
             &Scratch::new(),
             Tar::new().pax(&[(key, "v")]).file("f", ""),
