@@ -143,6 +143,10 @@ fn tell(
             outcome = Outcome::NotExtracted;
         }
     }
+    if let Some(error) = image.config_failure() {
+        eprintln!("{name}: its config cannot be read: {}", error.full_text());
+        outcome = Outcome::NotExtracted;
+    }
     if !extracts && is_image(store, image)? {
         eprintln!(
             "wharf: {name}: layers are not extracted here; `wharf doctor {}` says why",

@@ -86,7 +86,8 @@ impl Inner {
             _ => None,
         };
         let mut tasks = JoinSet::new();
-        if links.is_none() {
+        // If it could not be had, it is asked for anew with the manifest.
+        if links.is_none() && !image.has_config_ended() {
             self.spawn_config(image, turns, &mut tasks).await;
         }
         // One after the other, so that they start in the order in which a client will ask for them.
@@ -142,6 +143,10 @@ impl Inner {
         blobs: &ImageBlobs,
         turns: &Arc<Semaphore>,
     ) -> Option<Vec<ChainLink>> {
+        if blobs.config.size_bytes > MAX_CONFIG_BYTES as u64 {
+            self.tell_no_image(image, &NoImage::LargeConfig(blobs.config.size_bytes));
+            return None;
+        }
         let _turn = Arc::clone(turns).acquire_owned().await.ok()?;
         let config = match self.config_bytes(&image.repository, &blobs.config).await {
             Ok(config) => config,
@@ -155,12 +160,16 @@ impl Inner {
         image.set_config_stage(LayerStage::Stored);
         match links_of(&config, blobs.layers.len()) {
             Ok(links) => Some(links),
-            Err(error) => {
-                let cause: &dyn std::error::Error = &error;
-                tracing::info!(image = %image.repository, manifest = %image.digest, reason = cause, "served and not extracted");
+            Err(reason) => {
+                self.tell_no_image(image, &reason);
                 None
             }
         }
+    }
+
+    fn tell_no_image(&self, image: &Image, reason: &NoImage) {
+        let reason: &dyn std::error::Error = reason;
+        tracing::info!(image = %image.repository, manifest = %image.digest, reason, "served and not extracted");
     }
 
     /// Reads an image's config, which is fetched if need be.
@@ -177,9 +186,6 @@ impl Inner {
                 std::io::Error::other(text),
             ))
         };
-        if config.size_bytes > MAX_CONFIG_BYTES as u64 {
-            return Err(wrong("it is larger than configs may be"));
-        }
         let (opened, _) = self.open_blob(repository, &config.digest, None).await?;
         let mut stream = opened.read(0, None);
         let mut bytes = Vec::new();

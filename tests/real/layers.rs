@@ -439,3 +439,89 @@ fn a_layer_that_cannot_be_put_on_its_stack_is_not_extracted_again_and_again() {
     assert_eq!(log.matches("extracted layer=").count(), 4, "{log}");
     assert_eq!(log.matches("not published").count(), 1, "{log}");
 }
+
+#[test]
+fn bytes_that_are_not_the_blobs_are_upstreams_mistake_whatever_they_unpack_to() {
+    let (upstream, mirror) = start();
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    // No gzip, and no archive.
+    upstream.script(blob(&image.layers[0]), then().corrupt(1));
+    manifest(&mirror, "v1");
+    wait_until("the fill to fail", SOON, || {
+        (mirror.metric("wharf_fills_total", "failed") >= 1.0).then_some(())
+    });
+    wait_until_nothing_is_staged(mirror.store());
+    upstream.clear_script();
+    wait_until("the layer", SOON, || {
+        manifest(&mirror, "v1");
+        record(mirror.store(), &image.chain_ids[0])
+    });
+}
+
+#[test]
+fn a_config_that_could_not_be_had_is_asked_for_with_the_next_manifest() {
+    let (upstream, mirror) = start();
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    upstream.script(blob(&image.config), then().status(500).once());
+    manifest(&mirror, "v1");
+    wait_until("the layer's blob", SOON, || {
+        has_blob(mirror.store(), &image.layers[0]).then_some(())
+    });
+    wait_until("the layer", SOON, || {
+        manifest(&mirror, "v1");
+        record(mirror.store(), &image.chain_ids[0])
+    });
+    assert_eq!(upstream.blob_gets(&image.layers[0]), 1);
+}
+
+#[test]
+fn a_layer_that_upstream_does_not_have_is_asked_for_once_for_all_who_want_it() {
+    let (upstream, mirror) = start();
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    upstream.script(blob(&image.layers[0]), then().status(404));
+    manifest(&mirror, "v1");
+    wait_until("the fill to fail", SOON, || {
+        (mirror.metric("wharf_fills_total", "failed") >= 1.0).then_some(())
+    });
+    for tag in ["v2", "v3", "v4"] {
+        manifest(&mirror, "v1");
+        let other = add(&upstream, APP, tag, &[tar_of(&[(tag, b"x")])]);
+        manifest(&mirror, tag);
+        wait_for_chains(mirror.store(), &other);
+    }
+    assert_eq!(upstream.blob_gets(&image.layers[0]), 1);
+}
+
+#[test]
+fn a_record_has_the_size_of_the_blob_and_not_what_a_manifest_says() {
+    let (upstream, mirror) = start();
+    let (content, diff_ids) = (gzip(&layer(1)), vec![sha256(&layer(1))]);
+    let config = config_of(&diff_ids, "x");
+    let honest = add_as(
+        &upstream,
+        APP,
+        "v1",
+        &config,
+        std::slice::from_ref(&content),
+        diff_ids,
+    );
+    let mut plain = Options::new(upstream.address()).keys("extract = false");
+    plain.store = Some(mirror.store().to_owned());
+    let mut other = Mirror::start(&plain);
+    manifest(&other, "v1");
+    wait_until("the layer's blob", SOON, || {
+        has_blob(other.store(), &honest.layers[0]).then_some(())
+    });
+    other.stop();
+    let mut lying = descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &content);
+    lying["size"] = 7.into();
+    let lying = serde_json::json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &config), "layers": [lying],
+    });
+    let lying = upstream.add_manifest(APP, OCI_MANIFEST, lying.to_string().into_bytes());
+    manifest(&mirror, &lying);
+    wait_for_chains(mirror.store(), &honest);
+    let record = record(mirror.store(), &honest.chain_ids[0]).expect("a record");
+    assert_eq!(record["blob_size_bytes"], content.len());
+}

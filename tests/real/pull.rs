@@ -165,6 +165,23 @@ fn the_exit_code_tells_a_blob_that_is_missing_from_a_layer_that_is_not_extracted
 }
 
 #[test]
+fn an_image_whose_config_could_not_be_had_is_not_complete() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    upstream.script(blob(&image.config), then().status(500).once());
+    let ended = pull(&upstream, &store, &["app:v1"]);
+    assert_eq!(ended.code(), 1, "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended.stderr.contains("its config cannot be read"),
+        "{}",
+        ended.stderr
+    );
+    let ended = pull(&upstream, &store, &["app:v1"]);
+    assert_eq!(ended.code(), 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(record(&store, &image.chain_ids[0]).is_some());
+}
+
+#[test]
 fn what_is_no_image_is_pulled_too() {
     let (upstream, (_directory, store)) = (Upstream::start(), fresh());
     let content = bytes(10_000, 1);

@@ -39,6 +39,30 @@ impl Failure {
     }
 }
 
+/// Counts what is read: a manifest may say another size.
+pub(super) struct Counted<R> {
+    source: R,
+    bytes: u64,
+}
+
+impl<R: Read> Counted<R> {
+    pub(super) fn new(source: R) -> Self {
+        Self { source, bytes: 0 }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.bytes += count as u64;
+        Ok(count)
+    }
+}
+
 /// The bytes of a blob that is in the store, which must have their digest at the end.
 pub(super) struct StoredBytes {
     file: Arc<OpenFile>,

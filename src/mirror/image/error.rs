@@ -55,6 +55,8 @@ pub(in crate::mirror) enum NoImage {
     Counts { layers: usize, diff_ids: usize },
     #[error("it has {0} layers, and overlayfs takes {MAX_LAYERS}")]
     TooHigh(usize),
+    #[error("its config has {0} bytes, which is more than any has")]
+    LargeConfig(u64),
     #[error("its DiffIDs are not of sha256")]
     OtherAlgorithm,
 }

@@ -15,11 +15,13 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bytes::Counted;
 use super::extracted::Extracted;
 use super::layer::{ForWhom, LayerTask};
 use super::origin::Origin;
 use super::{LayerError, LayerStage};
 use crate::flight::Questions;
+use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainId, DiffId, Digest, RegistryHost};
 use crate::store::{ChainRecord, StagedLayer};
 use crate::telemetry::labels::LayerOutcome;
@@ -225,13 +227,13 @@ impl LayerTask {
         let unpacking = extraction
             .threads
             .spawn_blocking(move || unpack_into(staged, origin, &diff_id, &options, &of_thread));
-        let (unpacked, staged) = self.unpacked(unpacking, &progress).await?;
+        let (unpacked, staged, size_bytes) = self.unpacked(unpacking, &progress).await?;
         self.tell_end(&unpacked, started.elapsed());
-        Ok(Arc::new(Extracted::new(
-            self.layer().blob.clone(),
-            unpacked,
-            staged,
-        )))
+        let blob = Descriptor {
+            size_bytes,
+            ..self.layer().blob.clone()
+        };
+        Ok(Arc::new(Extracted::new(blob, unpacked, staged)))
     }
 
     /// Waits for an unpacking, and lets the log tell how far it is.
@@ -270,17 +272,26 @@ impl LayerTask {
     }
 }
 
-/// Unpacks into a staged directory, and checks that it is the layer that was wanted. Blocks.
+/// Unpacks into a staged directory, and checks that it is the layer that was wanted; returns the blob's size
+/// too. Blocks.
 fn unpack_into(
     staged: StagedLayer,
     origin: Origin,
     expected: &DiffId,
     options: &Options,
     progress: &unpack::Progress,
-) -> Result<(Unpacked, StagedLayer), LayerError> {
+) -> Result<(Unpacked, StagedLayer, u64), LayerError> {
+    let mut bytes = Counted::new(origin.bytes);
     // The bytes are read to their end, where their digest has been checked.
-    let unpacked = unpack::unpack(origin.bytes, &staged.diff(), options, progress)
-        .map_err(|error| origin.failure.get().unwrap_or(error.into()))
+    let unpacked = unpack::unpack(&mut bytes, &staged.diff(), options, progress)
+        .map_err(LayerError::from)
+        .inspect_err(|error| {
+            if error.is_lasting() {
+                // The layer is at fault only if these are its bytes, which shows at their end.
+                let _ = std::io::copy(&mut bytes, &mut std::io::sink());
+            }
+        })
+        .map_err(|error| origin.failure.get().unwrap_or(error))
         .and_then(|unpacked| {
             if unpacked.diff_id == *expected {
                 return Ok(unpacked);
@@ -291,7 +302,7 @@ fn unpack_into(
             })
         });
     match unpacked {
-        Ok(unpacked) => Ok((unpacked, staged)),
+        Ok(unpacked) => Ok((unpacked, staged, bytes.bytes())),
         Err(LayerError::Unpack(UnpackError::Cancelled)) => {
             staged.discard();
             Err(LayerError::Stopped)

@@ -14,6 +14,7 @@ use crate::unpack::{self, Options, Unpacked, Unsettled};
 /// The first stack to be ready settles and publishes the directory; others share it if they can.
 #[derive(Debug)]
 pub(super) struct Extracted {
+    /// With the size that it has.
     blob: Descriptor,
     unpacked: Unpacked,
     place: Mutex<Place>,

@@ -10,6 +10,7 @@ use crate::index::Member;
 use crate::mirror::Inner;
 use crate::mirror::blob::Wanted;
 use crate::mirror::fill::{Fill, FillError, Stage, Standing};
+use crate::mirror::negative::Asked;
 use crate::oci::Repository;
 use crate::oci::manifest::Descriptor;
 
@@ -62,12 +63,16 @@ impl Inner {
         }
     }
 
-    /// Returns what is to be brought, on the word of a manifest.
+    /// Returns what is to be brought, on the word of a manifest, unless upstream has just refused it.
     pub(super) async fn wanted<'a>(
         &self,
         repository: &'a Repository,
         blob: &'a Descriptor,
     ) -> Result<Wanted<'a>, LayerError> {
+        let asked = Asked::Blob(repository.clone(), blob.digest.clone());
+        if let Some(error) = self.negatives.get(&asked) {
+            return Err(error.into());
+        }
         let member = Member {
             size_bytes: Some(blob.size_bytes),
         };

@@ -130,6 +130,14 @@ impl Image {
             .collect()
     }
 
+    /// Returns why the config, without which no layer is extracted, is not there.
+    pub fn config_failure(&self) -> Option<LayerError> {
+        match &*self.config_stage.borrow() {
+            LayerStage::Failed(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
     /// Ends what nobody works on any more.
     pub(in crate::mirror) fn end(&self) {
         let stages = self.layers.iter().map(|layer| &layer.stage);
@@ -142,6 +150,10 @@ impl Image {
                 is_open
             });
         }
+    }
+
+    pub(in crate::mirror) fn has_config_ended(&self) -> bool {
+        self.config_stage.borrow().is_end()
     }
 
     pub(in crate::mirror) fn set_config_stage(&self, stage: LayerStage) {
