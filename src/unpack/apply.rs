@@ -9,6 +9,7 @@
 //!   directory that is deleted and made anew in one layer is opaque.
 //! - Directories get owner, mode and times last, when nothing more is created in them.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -52,6 +53,8 @@ pub(super) struct Reading<'a> {
     tree: Tree,
     /// Hard links that are to be made.
     links: Vec<Job>,
+    /// Those of them that are names of symbolic links and devices, which [`Tree`] keeps no names of.
+    awaited: HashMap<(DirId, Box<[u8]>), Arc<LinkTarget>>,
     /// How much memory they take.
     link_bytes: usize,
     /// How much memory attributes and targets take that are kept.
@@ -78,6 +81,7 @@ impl<'a> Reading<'a> {
             creation,
             tree: Tree::new(Dir::root()),
             links: Vec::new(),
+            awaited: HashMap::new(),
             link_bytes: 0,
             kept_bytes: 0,
             seen_entries: 0,
@@ -318,7 +322,13 @@ impl<'a> Reading<'a> {
                 let node = Node::File(*size, Some(Arc::clone(&names)));
                 (node, names)
             }
-            Some(node @ (Node::Symlink(_) | Node::Device(_))) => (node.clone(), LinkTarget::new(first)),
+            Some(node @ (Node::Symlink(_) | Node::Device(_))) => {
+                // A name that is a link itself is not there yet.
+                let names = self.awaited.get(&(target_dir, target_name.clone()));
+                let names = names.cloned().unwrap_or_else(|| LinkTarget::new(first));
+                self.awaited.insert((dir, name.into()), Arc::clone(&names));
+                (node.clone(), names)
+            }
             Some(Node::Directory(_)) | None => return Err(fault),
         };
         let is_lost = matches!(node, Node::Device(_)) && !self.creation.options.abilities.devices;
@@ -400,6 +410,7 @@ impl<'a> Reading<'a> {
             return Ok(());
         }
         self.link_bytes = 0;
+        self.awaited.clear();
         for job in std::mem::take(&mut self.links) {
             self.pool.submit(job)?;
         }

@@ -239,14 +239,15 @@ impl<'a> Ending<'a> {
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
+        // Before what waits is let go, or it would fail for want of its directory, and hide why.
+        if let Some(error) = self.error.take() {
+            self.pool.lock().error.get_or_insert(error);
+        }
         // Also after an error: what waits must come to its end too.
         let awaiting = self.makes.take().map(|dir| dir.made()).unwrap_or_default();
         let mut state = self.pool.lock();
         state.under_way -= 1;
         state.held_bytes -= self.bytes;
-        if state.error.is_none() {
-            state.error = self.error.take();
-        }
         let is_over = state.error.is_some() || (state.is_closed && state.under_way == 0);
         let wakes_writers = state.idle_writers > 0 && (is_over || !awaiting.is_empty());
         // Whoever waits for room waits for half of it.

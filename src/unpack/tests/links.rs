@@ -51,6 +51,18 @@ fn links_to_links_are_one_file() {
 }
 
 #[test]
+fn links_to_links_of_what_is_no_file_are_made_one_after_the_other() {
+    let scratch = Scratch::new();
+    let mut tar = Tar::new().symlink("0", "x");
+    for number in 1..200 {
+        tar = tar.hardlink(number.to_string(), (number - 1).to_string());
+    }
+    scratch.unpack(tar.end()).unwrap();
+    let stat = std::fs::symlink_metadata(scratch.target().join("100")).unwrap();
+    assert_eq!(stat.nlink(), 200);
+}
+
+#[test]
 fn links_go_through_the_layers_symlinks() {
     let scratch = Scratch::new();
     let tar = Tar::new()
