@@ -117,6 +117,26 @@ pub fn make_dirs(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).map_err(|source| FsError::new("make directory", path, source))
 }
 
+/// Makes a directory and its parents, so that a crash does not take the names away from what is in them.
+///
+/// # Errors
+/// Any errno.
+pub fn make_dirs_durably(path: &Path) -> Result<(), FsError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    match make_new_dir(path) {
+        Ok(()) => sync_dir(parent),
+        Err(error) if error.is_missing() && parent != Path::new(".") => {
+            make_dirs_durably(parent)?;
+            make_dirs_durably(path)
+        }
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a directory whose name must be free, and whose parent must be there.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FsError, OpenFile, make_dirs, sync_dir};
+use super::{FsError, OpenFile, make_dirs_durably, sync_dir};
 
 /// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 512;
@@ -105,7 +105,7 @@ impl StagedFile {
         if super::stat(target)?.is_some() {
             return Ok(());
         }
-        make_dirs(parent)?;
+        make_dirs_durably(parent)?;
         std::fs::rename(&self.path, target).map_err(|source| FsError::new("rename", target, source))?;
         self.is_published = true;
         sync_dir(parent)

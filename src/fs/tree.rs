@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::{FsError, make_dirs, sync_dir};
+use super::{FsError, make_dirs_durably, sync_dir};
 
 /// How often a call that a file system asks to repeat is repeated.
 const MAX_TRIES: u32 = 8;
@@ -30,7 +30,7 @@ pub enum Published {
 /// Any errno but those of a name that is taken: ENOTEMPTY and EEXIST. EAGAIN is tried again.
 pub fn publish_dir(staged: &Path, target: &Path) -> Result<Published, FsError> {
     let parent = target.parent().unwrap_or(Path::new("."));
-    make_dirs(parent)?;
+    make_dirs_durably(parent)?;
     sync_dir(staged)?;
     let renamed = patiently(|| std::fs::rename(staged, target), |errno| errno == Errno::AGAIN);
     match renamed {
@@ -39,7 +39,11 @@ pub fn publish_dir(staged: &Path, target: &Path) -> Result<Published, FsError> {
             Ok(Published::Ours)
         }
         Err(source) => match Errno::from_io_error(&source) {
-            Some(Errno::NOTEMPTY | Errno::EXIST) => Ok(Published::Theirs),
+            Some(Errno::NOTEMPTY | Errno::EXIST) => {
+                // Whoever goes by it may do so before its maker has come this far.
+                sync_dir(parent)?;
+                Ok(Published::Theirs)
+            }
             Some(_) | None => Err(FsError::new("rename", target, source)),
         },
     }
