@@ -153,7 +153,10 @@ fn listed(
         name: name.to_owned(),
         digest: digest.clone(),
         platform: platform.map(Platform::to_string),
-        size_bytes: layers.iter().map(|layer| layer.size_bytes).sum(),
+        // A manifest may say anything.
+        size_bytes: layers
+            .iter()
+            .fold(0, |sum, layer| layer.size_bytes.saturating_add(sum)),
         layers,
     })
 }
