@@ -51,10 +51,13 @@ impl LayerTask {
         })
     }
 
-    /// Opens the blob if it is in the store and may be taken from there.
+    /// Opens the blob if it is in the store.
+    ///
+    /// Whichever host sent it: directories are read by nodes, which see all of them, and one of another image
+    /// with this DiffID would be shared too. What the API serves goes by [`crate::mirror::membership`].
     async fn stored_blob(&self) -> Result<Option<StoredBlob>, LayerError> {
-        let (mirror, host) = (&self.mirror, &self.image.repository.host);
-        if mirror.unreadable.contains(self.digest()) || !mirror.may_share(host, self.digest()).await {
+        let mirror = &self.mirror;
+        if mirror.unreadable.contains(self.digest()) {
             return Ok(None);
         }
         let (store, digest) = (mirror.store.clone(), self.digest().clone());
