@@ -104,6 +104,7 @@ impl Inner {
                         image,
                         index,
                         link: links[index].clone(),
+                        turns: Arc::clone(turns),
                     };
                     tasks.spawn(task.run(turn));
                 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::extract::{Extraction, Failed, Found};
@@ -31,6 +31,8 @@ pub(super) struct LayerTask {
     pub(super) image: Arc<Image>,
     pub(super) index: usize,
     pub(super) link: ChainLink,
+    /// Whose turns its fill takes.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl LayerTask {
@@ -53,14 +55,8 @@ impl LayerTask {
         let stage = match self.publish(&mut turn).await {
             Ok(()) => LayerStage::Published,
             Err(error) => {
-                let is_fetched = !matches!(error, LayerError::Fetch(_) | LayerError::Stopped);
-                if let (true, Some(turn)) = (is_fetched, turn.take()) {
-                    // What fails here is logged by the fill.
-                    let repository = &self.image.repository;
-                    let _ = self
-                        .mirror
-                        .fill_blob(repository, &self.layer().blob, turn, |_| ())
-                        .await;
+                if !matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
+                    self.fill(turn).await;
                 }
                 LayerStage::Failed(error)
             }
@@ -68,7 +64,21 @@ impl LayerTask {
         self.layer().set_stage(stage);
     }
 
-    /// Publishes the layer on its stack; keeps the turn if its blob may not be there.
+    /// Brings the blob alone into the store: what would have been shared has not been fetched.
+    async fn fill(&self, turn: Option<OwnedSemaphorePermit>) {
+        let turn = match turn {
+            Some(turn) => turn,
+            None => match Arc::clone(&self.turns).acquire_owned().await {
+                Ok(turn) => turn,
+                Err(_) => return,
+            },
+        };
+        let (repository, blob) = (&self.image.repository, &self.layer().blob);
+        // What fails here is logged by the fill.
+        let _ = self.mirror.fill_blob(repository, blob, turn, |_| ()).await;
+    }
+
+    /// Publishes the layer on its stack; keeps the turn while it is looked for.
     async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
         if self.is_published().await? {
             return Ok(());
