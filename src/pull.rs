@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -52,12 +52,30 @@ pub enum Outcome {
 
 impl From<Outcome> for ExitCode {
     fn from(outcome: Outcome) -> Self {
-        Self::from(match outcome {
-            Outcome::Complete => 0,
-            Outcome::NotExtracted => 3,
-            Outcome::Failed => 1,
-            Outcome::Interrupted => 130,
+        Self::from(outcome.code())
+    }
+}
+
+/// What ends a pull early.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
         })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
@@ -71,15 +89,14 @@ pub fn run(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let outcome = runtime.block_on(pull_all(config, order));
-    runtime.shutdown_timeout(LAST_CALLS);
-    outcome
+    let ended = runtime.block_on(pull_all(config, order));
+    runtime.shutdown_timeout(ended.as_ref().map_or(LAST_CALLS, |(_, last_calls)| *last_calls));
+    ended.map(|(outcome, _)| outcome)
 }
 
-async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
+/// Returns beside the outcome how long calls that hang in the file system are to be waited for.
+async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Duration)> {
     let _file_size = crate::server::outlive_file_size_limit()?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let store = crate::server::open_store(config).await?;
     let index = if order.own_index {
         Index::open(&config.index)?
@@ -89,6 +106,8 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
     let metrics = Metrics::new(config.upstreams.keys().cloned());
     let upstreams = Upstreams::new(config, metrics.clone())?;
     let mirror = Mirror::new(config, store.clone(), index, upstreams, metrics);
+    // Not before: a store that hangs while it is opened must not keep a signal from ending the process.
+    let mut signals = Signals::listen()?;
     let bars = Arc::new(Bars::new());
     let pulls = order.images.iter().map(|name| pull(&mirror, name, order, &bars));
     let ended = async {
@@ -98,15 +117,18 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
     };
     let results = tokio::select! {
         outcomes = ended => outcomes,
-        _ = interrupt.recv() => Vec::new(),
-        _ = terminate.recv() => Vec::new(),
+        () = signals.next() => Vec::new(),
     };
     bars.clear();
     if results.is_empty() {
         // Whoever interrupts once more need not wait.
-        let _ = timeout(LAST_CALLS, mirror.stop_extracting()).await;
+        let mut last_calls = LAST_CALLS;
+        tokio::select! {
+            _ = timeout(LAST_CALLS, mirror.stop_extracting()) => {}
+            () = signals.next() => last_calls = Duration::ZERO,
+        }
         eprintln!("wharf: interrupted; what is complete stays in the store");
-        return Ok(Outcome::Interrupted);
+        return Ok((Outcome::Interrupted, last_calls));
     }
     let extracts = config.extract.is_none() || mirror.extracts();
     let outcomes = results.into_iter().zip(&order.images).map(|(result, name)| {
@@ -115,7 +137,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<Outcome> {
             Outcome::Failed
         })
     });
-    Ok(outcomes.max().unwrap_or(Outcome::Complete))
+    Ok((outcomes.max().unwrap_or(Outcome::Complete), LAST_CALLS))
 }
 
 async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Arc<Image>> {
@@ -167,6 +189,15 @@ fn tell(
 }
 
 impl Outcome {
+    fn code(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::NotExtracted => 3,
+            Self::Failed => 1,
+            Self::Interrupted => 130,
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Complete => "complete",

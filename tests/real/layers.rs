@@ -443,8 +443,13 @@ fn a_layer_that_cannot_be_put_on_its_stack_is_not_extracted_again_and_again() {
 #[test]
 fn bytes_that_are_not_the_blobs_are_upstreams_mistake_whatever_they_unpack_to() {
     let (upstream, mirror) = start();
-    let image = add(&upstream, APP, "v1", &[layer(1)]);
-    // No gzip, and no archive.
+    let image = add(
+        &upstream,
+        APP,
+        "v1",
+        &[tar_of(&[("large", &bytes(3_000_000, 1))])],
+    );
+    // No gzip, and no archive; which is told from the first block.
     upstream.script(blob(&image.layers[0]), then().corrupt(1));
     manifest(&mirror, "v1");
     wait_until("the fill to fail", SOON, || {

@@ -12,7 +12,7 @@ use crate::support::mirror::{Mirror, Options, WHARF, wharf};
 use crate::support::process::{Ended, Service, bound_command, run, run_ok, shell};
 use crate::support::registry::Registry;
 use crate::support::sha256;
-use crate::support::store::{assert_nothing_staged, has_blob};
+use crate::support::store::{assert_nothing_staged, blob_path, has_blob};
 use crate::support::upstream::{OCI_INDEX, Upstream, blob, blobs, bytes, descriptor, index, then};
 
 const APP: &str = "library/app";
@@ -178,6 +178,47 @@ fn an_image_whose_config_could_not_be_had_is_not_complete() {
     );
     let ended = pull(&upstream, &store, &["app:v1"]);
     assert_eq!(ended.code(), 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(record(&store, &image.chain_ids[0]).is_some());
+}
+
+#[test]
+fn the_blob_of_a_layer_that_could_be_shared_is_there_though_one_below_it_fails() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let good = add(&upstream, APP, "good", &[layer(1)]);
+    assert_eq!(pull(&upstream, &store, &["app:good"]).code(), 0);
+    std::fs::remove_file(blob_path(&store, &good.layers[0])).expect("remove a blob");
+    let diff_ids = vec![sha256(b"another"), sha256(&layer(1))];
+    let config = config_of(&diff_ids, "x");
+    let blobs = [gzip(&layer(2)), gzip(&layer(1))];
+    add_as(&upstream, APP, "wrong", &config, &blobs, diff_ids);
+    let ended = pull(&upstream, &store, &["app:wrong"]);
+    assert_eq!(ended.code(), 3, "{}", ended.stderr);
+    assert!(has_blob(&store, &good.layers[0]));
+}
+
+#[test]
+fn a_blob_that_a_guarded_registry_sent_is_extracted_for_an_image_of_another_one() {
+    let (upstream, (directory, store)) = (Upstream::start(), fresh());
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    let config = directory.path().join("wharf.toml");
+    let pull = |host: &str, keys: &str| {
+        let text = format!(
+            "{keys}\n[upstream.\"private.test\"]\nendpoints = [{url:?}]\nusername = \"u\"\npassword_file = {password:?}\n\
+             [upstream.\"open.test\"]\nendpoints = [{url:?}]\n",
+            url = upstream.url(),
+            password = directory.path().join("password"),
+        );
+        std::fs::write(&config, text).expect("write");
+        let mut command = wharf();
+        command.args(["pull", &format!("{host}/{APP}:v1"), "--config"]);
+        command.arg(&config).arg("--store").arg(&store);
+        run(command)
+    };
+    std::fs::write(directory.path().join("password"), "secret").expect("write");
+    let ended = pull("private.test", "extract = false");
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    let ended = pull("open.test", "");
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
     assert!(record(&store, &image.chain_ids[0]).is_some());
 }
 
