@@ -5,7 +5,7 @@
 //! | `state` | how far the layers of an image are |
 //! | `setup` | whether this mirror extracts, and if not, why |
 //! | `layer` | the task of one layer: finds or extracts it, and publishes it on its stack |
-//! | `extract`, `origin`, `bytes` | unpacks one layer from the bytes of its fill, or of the store |
+//! | `extract`, `origin`, `bytes`, `watch` | unpacks one layer from the bytes of its fill, or of the store |
 //! | `fetch` | brings blobs into the store, and nothing more |
 //! | `extracted` | publishes an unpacked layer on a stack |
 //! | `error` | why a layer is not extracted |
@@ -23,6 +23,7 @@ mod layer;
 mod origin;
 mod setup;
 mod state;
+mod watch;
 
 use std::sync::Arc;
 

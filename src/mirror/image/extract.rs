@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +17,7 @@ use super::bytes::Counted;
 use super::extracted::Extracted;
 use super::layer::{ForWhom, LayerTask};
 use super::origin::Origin;
+use super::watch::{PATIENCE, watched};
 use super::{LayerError, LayerStage};
 use crate::flight::Questions;
 use crate::oci::manifest::Descriptor;
@@ -29,9 +28,6 @@ use crate::unpack::{self, Options, UnpackError, Unpacked};
 
 /// How many failures, and extracted layers that wait for what is below, are remembered.
 const MAX_REMEMBERED: usize = 4096;
-
-/// How often the log tells how far a long extraction is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// What an extraction is shared by, as a fill is ([`crate::mirror::fill::FillKey`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +223,9 @@ impl LayerTask {
         let unpacking = extraction
             .threads
             .spawn_blocking(move || unpack_into(staged, origin, &diff_id, &options, &of_thread));
-        let (unpacked, staged, size_bytes) = self.unpacked(unpacking, &progress).await?;
+        let unpacking = async { unpacking.await? };
+        let tell = |entries, bytes| self.tell_progress(entries, bytes);
+        let (unpacked, staged, size_bytes) = watched(unpacking, &progress, &root, &PATIENCE, tell).await?;
         self.tell_end(&unpacked, started.elapsed());
         let blob = Descriptor {
             size_bytes,
@@ -236,25 +234,9 @@ impl LayerTask {
         Ok(Arc::new(Extracted::new(blob, unpacked, staged)))
     }
 
-    /// Waits for an unpacking, and lets the log tell how far it is.
-    async fn unpacked<T>(
-        &self,
-        mut unpacking: JoinHandle<Result<T, LayerError>>,
-        progress: &unpack::Progress,
-    ) -> Result<T, LayerError> {
-        let mut ticks = interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                ended = &mut unpacking => return ended?,
-                _ = ticks.tick() => tracing::info!(
-                    layer = %self.digest(), image = %self.image.repository,
-                    entries = progress.entries.load(Ordering::Relaxed),
-                    bytes = progress.bytes.load(Ordering::Relaxed),
-                    "extracting"
-                ),
-            }
-        }
+    fn tell_progress(&self, entries: u64, bytes: u64) {
+        let (layer, image) = (self.digest(), &self.image.repository);
+        tracing::info!(%layer, %image, entries, bytes, "extracting");
     }
 
     fn tell_end(&self, unpacked: &Unpacked, took: Duration) {
