@@ -130,24 +130,37 @@ impl Store {
             let Some(current) = next else {
                 return Ok(dirs);
             };
-            let Some(record) = self.chain(&current)? else {
-                return Err(StackError::NoRecord(current));
-            };
+            let record = self.record_of(&current)?;
             if seen.insert(record.layer_id.clone()) {
-                let path = self.layer_path(&record.layer_id);
-                if fs::stat(&path)?.is_none() {
-                    return Err(StackError::NoDirectory {
-                        chain_id: current,
-                        path,
-                    });
-                }
-                dirs.push(path);
+                dirs.push(self.directory_of(current, &record)?);
             }
             next = record.parent;
         }
         match next {
             None => Ok(dirs),
             Some(_) => Err(StackError::TooHigh(chain_id.clone())),
+        }
+    }
+
+    /// Returns the directory of a stack's topmost layer alone.
+    ///
+    /// # Errors
+    /// As [`Store::lowerdirs`].
+    pub fn top_dir(&self, chain_id: &ChainId) -> Result<PathBuf, StackError> {
+        let record = self.record_of(chain_id)?;
+        self.directory_of(chain_id.clone(), &record)
+    }
+
+    fn record_of(&self, chain_id: &ChainId) -> Result<ChainRecord, StackError> {
+        let record = self.chain(chain_id)?;
+        record.ok_or_else(|| StackError::NoRecord(chain_id.clone()))
+    }
+
+    fn directory_of(&self, chain_id: ChainId, record: &ChainRecord) -> Result<PathBuf, StackError> {
+        let path = self.layer_path(&record.layer_id);
+        match fs::stat(&path)? {
+            Some(_) => Ok(path),
+            None => Err(StackError::NoDirectory { chain_id, path }),
         }
     }
 
@@ -238,6 +251,7 @@ mod tests {
             .unwrap();
         let expected = [&links[0], &links[1]].map(|link| store.layer_path(&link.layer_id));
         assert_eq!(store.lowerdirs(&links[2].chain_id).unwrap(), expected);
+        assert_eq!(store.top_dir(&links[2].chain_id).unwrap(), expected[0]);
         let mut all: Vec<_> = links.iter().map(|link| link.chain_id.clone()).collect();
         all.sort();
         assert_eq!(store.chains().unwrap(), all);

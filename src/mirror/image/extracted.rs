@@ -53,7 +53,7 @@ impl Extracted {
         store: &Store,
         options: &Options,
     ) -> Result<Option<ChainRecord>, LayerError> {
-        let below = below(link, store)?;
+        let below = self.below(link, store)?;
         let Some(directory) = self.directory(link, &below, store, options)? else {
             return Ok(None);
         };
@@ -72,6 +72,20 @@ impl Extracted {
         };
         store.publish_chain(&link.chain_id, &record)?;
         Ok(Some(record))
+    }
+
+    /// Returns those directories of the stack below that this layer depends on.
+    ///
+    /// Most layers depend on the root's metadata at most; to ask for each of a hundred directories a hundred
+    /// times would take seconds on a distributed file system.
+    fn below(&self, link: &ChainLink, store: &Store) -> Result<Vec<PathBuf>, LayerError> {
+        let unsettled = &self.unpacked.unsettled;
+        match &link.parent {
+            Some(parent) if !unsettled.implied.is_empty() || !unsettled.opaque.is_empty() => {
+                Ok(store.lowerdirs(parent)?)
+            }
+            Some(_) | None => top_below(link, store),
+        }
     }
 
     fn directory(
@@ -108,7 +122,7 @@ impl Extracted {
 
 /// Publishes a record that names another stack's directory; `false` if that does not suit this one. Blocks.
 pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Result<bool, LayerError> {
-    if shared.root_is_implied && !unpack::suits(&below(link, store)?)? {
+    if shared.root_is_implied && !unpack::suits(&top_below(link, store)?)? {
         return Ok(false);
     }
     let record = ChainRecord {
@@ -119,9 +133,12 @@ pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Res
     Ok(true)
 }
 
-fn below(link: &ChainLink, store: &Store) -> Result<Vec<PathBuf>, LayerError> {
-    match &link.parent {
-        Some(parent) => Ok(store.lowerdirs(parent)?),
-        None => Ok(Vec::new()),
-    }
+/// Returns the directory whose root the stack below shows.
+fn top_below(link: &ChainLink, store: &Store) -> Result<Vec<PathBuf>, LayerError> {
+    let top = link
+        .parent
+        .as_ref()
+        .map(|parent| store.top_dir(parent))
+        .transpose()?;
+    Ok(top.into_iter().collect())
 }
