@@ -17,6 +17,8 @@ pub enum PullError {
     NoPlatform { wanted: Platform, offered: String },
     #[error("an index of it names an index, which names an index")]
     TooDeep,
+    #[error("wharf does not know which blobs a manifest of the type {0} names")]
+    UnknownType(String),
 }
 
 impl Mirror {
@@ -39,8 +41,10 @@ impl Mirror {
             };
             known = self.inner.known(name, &Reference::Digest(digest)).await?;
         }
-        if matches!(known.manifest, Manifest::Index { .. }) {
-            return Err(PullError::TooDeep);
+        match &known.manifest {
+            Manifest::Image { .. } => {}
+            Manifest::Index { .. } => return Err(PullError::TooDeep),
+            Manifest::Other { media_type } => return Err(PullError::UnknownType(media_type.clone())),
         }
         Ok(self
             .inner

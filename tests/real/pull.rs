@@ -237,6 +237,18 @@ fn what_is_no_image_is_pulled_too() {
 }
 
 #[test]
+fn a_manifest_whose_blobs_are_not_known_is_not_complete() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let old = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    let manifest = br#"{"schemaVersion":1,"name":"app","fsLayers":[]}"#;
+    let digest = upstream.add_manifest(APP, old, manifest.to_vec());
+    upstream.tag(APP, "old", &digest);
+    let ended = pull(&upstream, &store, &["app:old"]);
+    assert_eq!(ended.code(), 1, "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stderr.contains(old), "{}", ended.stderr);
+}
+
+#[test]
 fn without_a_privilege_blobs_are_pulled_and_the_missing_one_is_named() {
     let (upstream, (_directory, store)) = (Upstream::start(), fresh());
     let image = add(&upstream, APP, "v1", &[layer(1)]);
