@@ -10,6 +10,7 @@ mod kind;
 mod open;
 mod privilege;
 mod probe;
+mod reach;
 mod staged;
 mod tree;
 
@@ -20,6 +21,7 @@ pub use kind::{Kind, Mount, Place};
 pub use open::OpenFile;
 pub use privilege::missing_privileges;
 pub use probe::probe;
+pub use reach::Reach;
 pub use staged::StagedFile;
 pub use tree::{Published, publish_dir, remove_tree};
 

@@ -128,6 +128,9 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
             () = signals.next() => last_calls = Duration::ZERO,
         }
         eprintln!("wharf: interrupted; what is complete stays in the store");
+        if last_calls > Duration::ZERO {
+            clean_up(&store, &mut signals, false).await;
+        }
         return Ok((Outcome::Interrupted, last_calls));
     }
     let extracts = config.extract.is_none() || mirror.extracts();
@@ -137,7 +140,27 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
             Outcome::Failed
         })
     });
-    Ok((outcomes.max().unwrap_or(Outcome::Complete), LAST_CALLS))
+    let outcome = outcomes.max().unwrap_or(Outcome::Complete);
+    clean_up(&store, &mut signals, true).await;
+    Ok((outcome, LAST_CALLS))
+}
+
+/// Removes what this pull has staged and not published, and waits for the removal of what killed ones left: no
+/// mirror may ever run here that would do it. A signal ends that.
+async fn clean_up(store: &Store, signals: &mut Signals, of_dead_too: bool) {
+    let store = store.clone();
+    let clearing = tokio::task::spawn_blocking(move || {
+        if let Err(error) = store.discard_staging() {
+            eprintln!("wharf: what was staged stays: {}", error.full_text());
+        }
+        if of_dead_too {
+            store.wait_for_clearing();
+        }
+    });
+    tokio::select! {
+        _ = clearing => {}
+        () = signals.next() => {}
+    }
 }
 
 async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Arc<Image>> {

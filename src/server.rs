@@ -42,6 +42,9 @@ const OPENING_CALLS: u32 = 3;
 /// How long the process waits at its end for calls that hang in the file system.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
+/// How long the removal of half-extracted layers may hold up the end.
+const LAST_REMOVALS: Duration = Duration::from_secs(5);
+
 /// What answers the requests of one connection.
 type Service = AddExtension<Router, ConnectInfo<SocketAddr>>;
 
@@ -91,6 +94,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         _ = signals.0.recv() => return Ok(()),
         _ = signals.1.recv() => return Ok(()),
     };
+    let staging = store.clone();
     let index = Index::open(&config.index)?;
     let metrics = Metrics::new(config.upstreams.keys().cloned());
     let upstreams = Upstreams::new(&config, metrics.clone())?;
@@ -146,6 +150,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .is_err()
     {
         tracing::warn!("blobs that were fetched whole are not published: the store is too slow");
+        return Ok(());
+    }
+    // What is not removed in time is removed by the next start.
+    let discarding = tokio::task::spawn_blocking(move || staging.discard_staging());
+    if let Ok(Ok(Err(error))) = timeout(LAST_REMOVALS, discarding).await {
+        tracing::warn!(error = error.full_text(), "staging stays");
     }
     Ok(())
 }

@@ -29,7 +29,8 @@ mod reference;
 mod repository;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
@@ -54,6 +55,8 @@ struct StoreInner {
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
+    /// Removes what dead processes have left.
+    clearing: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What a node's mount, which may be read-only, shows of a store.
@@ -81,7 +84,7 @@ impl Store {
         format::make_root(&layout)?;
         // What another version made is left alone.
         FormatFile::read(&layout)?;
-        owner::clear_dead(&layout);
+        let clearing = Mutex::new(owner::clear_dead(&layout));
         let work = WorkDir::open(&layout)?;
         let abilities = format::open_or_make(&layout, || probed(&layout, &work))?.map(Arc::new);
         let work = Some(work);
@@ -89,9 +92,30 @@ impl Store {
             inner: Arc::new(StoreInner {
                 layout,
                 work,
+                clearing,
                 abilities,
             }),
         })
+    }
+
+    /// Removes what this process has staged, when nothing of it is wanted any more. Blocks.
+    ///
+    /// # Errors
+    /// Any errno; the next process of this host removes the rest.
+    pub fn discard_staging(&self) -> Result<(), FsError> {
+        crate::fs::remove_tree(self.work()?.path())
+    }
+
+    /// Waits until what dead processes have left is removed. Blocks.
+    pub fn wait_for_clearing(&self) {
+        let clearing = self
+            .inner
+            .clearing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // A panic in it is in the log.
+        let _ = clearing.map(JoinHandle::join);
     }
 
     /// Opens the store at `root` to read it: nothing is made, nothing cleared, and what would write fails.
@@ -109,6 +133,7 @@ impl Store {
             inner: Arc::new(StoreInner {
                 layout,
                 work: None,
+                clearing: Mutex::default(),
                 abilities,
             }),
         })

@@ -10,6 +10,7 @@
 //! for [`ABANDONED_AFTER`], by the file system's own clock.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use crate::fs::{self, FsError, FsErrorKind, StagedFile, random_name};
@@ -98,17 +99,19 @@ impl Drop for WorkDir {
 }
 
 /// Removes the work of this host's dead processes. Failing to is logged, and no more than that.
-pub(super) fn clear_dead(layout: &Layout) {
+///
+/// Returns the thread that removes layers, if there are any.
+pub(super) fn clear_dead(layout: &Layout) -> Option<JoinHandle<()>> {
     if start_time_of(std::process::id()).is_none() {
         tracing::warn!("no /proc: abandoned staging cannot be told from that of live processes, and stays");
-        return;
+        return None;
     }
     let work = layout.work();
     let names = match fs::list(&work) {
         Ok(names) => names,
         Err(error) => {
             tracing::warn!(error = error.full_text(), "cannot look for abandoned staging");
-            return;
+            return None;
         }
     };
     let here = Place::current();
@@ -121,10 +124,9 @@ pub(super) fn clear_dead(layout: &Layout) {
         .map(|(_, path)| path);
     let (with_layers, files_alone): (Vec<_>, Vec<_>) = dead.partition(|path| has_directories(path));
     files_alone.iter().for_each(|path| clear(path));
-    if !with_layers.is_empty() {
-        // Layers can have millions of files: serving does not wait until they are gone.
-        std::thread::spawn(move || with_layers.iter().for_each(|path| clear(path)));
-    }
+    // Layers can have millions of files: serving does not wait until they are gone.
+    (!with_layers.is_empty())
+        .then(|| std::thread::spawn(move || with_layers.iter().for_each(|path| clear(path))))
 }
 
 fn clear(path: &Path) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Extraction;
 use crate::config::Extract;
-use crate::fs::{Abilities, missing_privileges};
+use crate::fs::{Abilities, Mount, Reach, missing_privileges};
 use crate::store::Store;
 use crate::unpack::Options;
 
@@ -41,6 +41,17 @@ fn abilities(store: &Store) -> Result<Arc<Abilities>, String> {
             missing.join(", ")
         ));
     }
+    let root = store.root();
+    let reach = Mount::of(root).and_then(|mount| Reach::of(root, &mount));
+    let reach = reach.map_err(|error| error.full_text())?;
+    if !reach.is_safe() {
+        // Who starts a setuid program of an image would be root on every machine.
+        return Err(format!(
+            "other users reach what is in the store; `chown root {0}` and `chmod 0700 {0}` keep them out \
+             (`wharf doctor {0}` says more)",
+            root.display()
+        ));
+    }
     let Some(abilities) = store.abilities() else {
         return Err(
             "what the store's file system can keep is not known; start wharf again as root".to_owned(),
@@ -49,7 +60,7 @@ fn abilities(store: &Store) -> Result<Arc<Abilities>, String> {
     match abilities.refusal() {
         Some(refusal) => Err(format!(
             "on the store's file system {refusal}; `wharf doctor {}` says what to change",
-            store.root().display()
+            root.display()
         )),
         None => Ok(abilities),
     }
