@@ -54,7 +54,7 @@ pub use fill::FillError;
 pub use image::{Image, Layer, LayerError, LayerStage, LayerStatus};
 pub use listing::{Page, Referrers, Tags};
 pub use manifest::{Freshness, ServedManifest};
-pub use pull::PullError;
+pub use pull::{PullError, Pulled};
 
 use background::Background;
 use buffers::Buffers;

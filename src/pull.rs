@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::mirror::{Image, LayerError, LayerStage, Mirror};
+use crate::mirror::{Freshness, Image, LayerError, LayerStage, Mirror, Pulled};
 use crate::oci::image_name::ImageName;
 use crate::oci::{Manifest, Platform};
 use crate::store::Store;
@@ -105,7 +105,12 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
     };
     let metrics = Metrics::new(config.upstreams.keys().cloned());
     let upstreams = Upstreams::new(config, metrics.clone())?;
-    let mirror = Mirror::new(config, store.clone(), index, upstreams, metrics);
+    // Who pulls wants what the tag means now.
+    let asking = Config {
+        tag_ttl: Duration::ZERO,
+        ..config.clone()
+    };
+    let mirror = Mirror::new(&asking, store.clone(), index, upstreams, metrics);
     // Not before: a store that hangs while it is opened must not keep a signal from ending the process.
     let mut signals = Signals::listen()?;
     let bars = Arc::new(Bars::new());
@@ -135,7 +140,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
     }
     let extracts = config.extract.is_none() || mirror.extracts();
     let outcomes = results.into_iter().zip(&order.images).map(|(result, name)| {
-        tell(name, &result, &store, extracts).unwrap_or_else(|error| {
+        tell(name, &result, &store, extracts, config.offline).unwrap_or_else(|error| {
             eprintln!("wharf: {name}: {error:#}");
             Outcome::Failed
         })
@@ -163,41 +168,58 @@ async fn clean_up(store: &Store, signals: &mut Signals, of_dead_too: bool) {
     }
 }
 
-async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Arc<Image>> {
-    let image = mirror.pull(name, &order.platform).await?;
-    bars.follow(name, &image).await;
-    Ok(image)
+async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Pulled> {
+    let pulled = mirror.pull(name, &order.platform).await?;
+    bars.follow(name, &pulled.image).await;
+    Ok(pulled)
+}
+
+/// Says if upstream could not be asked what a tag means now, which a pull is for.
+fn tell_stale(name: &ImageName, freshness: Freshness) -> Outcome {
+    match freshness {
+        Freshness::Fresh => Outcome::Complete,
+        Freshness::Stale { age } => {
+            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
+            eprintln!("wharf: {name}: upstream could not be asked; this is what the tag meant {age} ago");
+            Outcome::Failed
+        }
+    }
 }
 
 /// Prints what came of an image: its name and digest to standard output, its layers to standard error.
 fn tell(
     name: &ImageName,
-    result: &anyhow::Result<Arc<Image>>,
+    result: &anyhow::Result<Pulled>,
     store: &Store,
     extracts: bool,
+    is_offline: bool,
 ) -> anyhow::Result<Outcome> {
-    let image = match result {
-        Ok(image) => image,
+    let Pulled { image, freshness } = match result {
+        Ok(pulled) => pulled,
         Err(error) => anyhow::bail!("{error:#}"),
     };
-    let mut outcome = Outcome::Complete;
+    let mut outcome = if is_offline {
+        Outcome::Complete
+    } else {
+        tell_stale(name, *freshness)
+    };
     for layer in image.layers() {
         let status = layer.status();
         eprintln!("{name}: {}", bars::last_line(layer, &status));
         if let LayerStage::Failed(_) = status.stage {
-            outcome = Outcome::NotExtracted;
+            outcome = outcome.max(Outcome::NotExtracted);
         }
     }
     if let Some(error) = image.config_failure() {
         eprintln!("{name}: its config cannot be read: {}", error.full_text());
-        outcome = Outcome::NotExtracted;
+        outcome = outcome.max(Outcome::NotExtracted);
     }
     if !extracts && is_image(store, image)? {
         eprintln!(
             "wharf: {name}: layers are not extracted here; `wharf doctor {}` says why",
             store.root().display()
         );
-        outcome = Outcome::NotExtracted;
+        outcome = outcome.max(Outcome::NotExtracted);
     }
     if let Some(missing) = missing_blob(store, image)? {
         let why = image

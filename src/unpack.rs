@@ -138,7 +138,8 @@ pub struct Unsettled {
     pub root_is_implied: bool,
     /// Other directories without an entry of their own: they look as below.
     pub implied: Vec<PathBuf>,
-    /// Opaque directories that cannot be marked as such, and get a whiteout for each name below.
+    /// Opaque directories that cannot be marked as such, and get a whiteout for each name below: all where no marks
+    /// are kept, else the root, on which overlayfs looks for none.
     pub opaque: Vec<PathBuf>,
 }
 

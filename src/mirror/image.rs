@@ -83,7 +83,7 @@ impl Inner {
             (Some(extraction), Some(blobs)) => self
                 .links(image, &blobs, turns)
                 .await
-                .map(|links| (Arc::clone(extraction), links)),
+                .map(|links| (Arc::clone(extraction), Arc::<[ChainLink]>::from(links))),
             _ => None,
         };
         let mut tasks = JoinSet::new();
@@ -105,6 +105,7 @@ impl Inner {
                         image,
                         index,
                         link: links[index].clone(),
+                        links: Arc::clone(links),
                         turns: Arc::clone(turns),
                     };
                     tasks.spawn(task.run(turn));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::image::Image;
+use super::manifest::Freshness;
 use super::manifest::KnownManifest;
 use super::{Inner, Mirror, MirrorError};
 use crate::oci::image_name::ImageName;
@@ -21,13 +22,19 @@ pub enum PullError {
     UnknownType(String),
 }
 
+/// An image on its way, and whether upstream has just said that its tag means it.
+pub struct Pulled {
+    pub image: Arc<Image>,
+    pub freshness: Freshness,
+}
+
 impl Mirror {
     /// Starts to bring an image into the store, of an index the one for `platform`.
     ///
     /// # Errors
     /// Fails if the manifest cannot be had; what comes after is told by the image.
-    pub async fn pull(&self, name: &ImageName, platform: &Platform) -> Result<Arc<Image>, PullError> {
-        let mut known = self.inner.known(name, &name.reference).await?;
+    pub async fn pull(&self, name: &ImageName, platform: &Platform) -> Result<Pulled, PullError> {
+        let (mut known, freshness) = self.inner.known(name, &name.reference).await?;
         // An index within an index is allowed, and nobody nests deeper.
         for _ in 0..2 {
             if !matches!(known.manifest, Manifest::Index { .. }) {
@@ -39,16 +46,17 @@ impl Mirror {
                     offered: offered(&known.manifest),
                 });
             };
-            known = self.inner.known(name, &Reference::Digest(digest)).await?;
+            (known, _) = self.inner.known(name, &Reference::Digest(digest)).await?;
         }
         match &known.manifest {
             Manifest::Image { .. } => {}
             Manifest::Index { .. } => return Err(PullError::TooDeep),
             Manifest::Other { media_type } => return Err(PullError::UnknownType(media_type.clone())),
         }
-        Ok(self
+        let image = self
             .inner
-            .bring_now(&name.repository, &known.digest, &known.manifest))
+            .bring_now(&name.repository, &known.digest, &known.manifest);
+        Ok(Pulled { image, freshness })
     }
 
     /// Tells whether layers are extracted; if not, the log says why.
@@ -62,11 +70,11 @@ impl Inner {
         self: &Arc<Self>,
         name: &ImageName,
         reference: &Reference,
-    ) -> Result<Arc<KnownManifest>, MirrorError> {
-        let (known, ..) = self
+    ) -> Result<(Arc<KnownManifest>, Freshness), MirrorError> {
+        let (known, freshness, _) = self
             .resolve(&name.repository, reference, &Accept::default())
             .await?;
-        Ok(known)
+        Ok((known, freshness))
     }
 }
 

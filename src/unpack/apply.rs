@@ -448,7 +448,8 @@ impl<'a> Reading<'a> {
             let work = Work::FinishDir {
                 has_mode: dir.made_mode == Some(meta.mode),
                 meta,
-                is_opaque: dir.is_opaque && marks,
+                // overlayfs does not look for the mark on the root of a layer.
+                is_opaque: dir.is_opaque && marks && dir.place.parent().is_some(),
             };
             let (place, name) = match dir.place.parent() {
                 Some(parent) => (parent, dir.place.name()),
@@ -474,7 +475,7 @@ impl<'a> Reading<'a> {
                 None if path.as_os_str().is_empty() => unsettled.root_is_implied = true,
                 None => unsettled.implied.push(path.clone()),
             }
-            if dir.is_opaque && !marks {
+            if dir.is_opaque && (!marks || dir.place.parent().is_none()) {
                 unsettled.opaque.push(path);
             }
         }

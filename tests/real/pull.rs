@@ -1,5 +1,6 @@
 //! `wharf pull`, `wharf ls` and `wharf inspect`: no mirror needed, and none disturbed.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -356,4 +357,67 @@ fn real_images_are_pulled_and_run_from_their_layers() {
         ));
         assert_eq!(output.trim(), "works", "{image}");
     }
+}
+
+#[test]
+fn a_tag_that_has_moved_is_pulled_anew_and_one_that_cannot_be_asked_for_is_told() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    add(&upstream, APP, "v1", &[layer(1)]);
+    assert_eq!(pull(&upstream, &store, &["app:v1"]).code(), 0);
+    let moved = add(&upstream, APP, "v1", &[layer(2)]);
+    let ended = pull(&upstream, &store, &["app:v1"]);
+    assert!(ended.stdout.contains(&moved.digest), "{}", ended.stdout);
+    upstream.go_down();
+    let ended = pull(&upstream, &store, &["app:v1"]);
+    assert_eq!(ended.code(), 1, "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended.stderr.contains("upstream could not be asked"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn pulls_that_end_and_those_that_were_killed_leave_nothing_staged() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    // Found by two pulls at once, of which one loses.
+    add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| assert_eq!(pull(&upstream, &store, &["app:v1"]).code(), 0));
+        }
+    });
+    assert_nothing_staged(&store);
+    let image = add(&upstream, APP, "v2", &[layer(3)]);
+    let gate = Gate::new();
+    upstream.script(blob(&image.layers[0]).get(), then().pause(20_000, &gate).once());
+    let mut command = wharf();
+    command
+        .args(["pull", "app:v2", "--upstream", &upstream.url(), "--store"])
+        .arg(&store);
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut killed = Service::start("pull", directory.path(), command);
+    gate.wait_for(1);
+    killed.kill();
+    gate.open();
+    assert_eq!(pull(&upstream, &store, &["app:v1"]).code(), 0);
+    assert_nothing_staged(&store);
+}
+
+#[test]
+fn a_store_that_other_users_reach_gets_no_layers_and_is_told_how_to_close_it() {
+    let upstream = Upstream::start();
+    let image = add(&upstream, APP, "v1", &[layer(1)]);
+    let mut builder = tempfile::Builder::new();
+    let outside = builder.permissions(PermissionsExt::from_mode(0o755)).tempdir();
+    let reached = outside.as_ref().expect("a directory").path().join("store");
+    std::fs::create_dir(&reached).expect("make a directory");
+    std::fs::set_permissions(&reached, PermissionsExt::from_mode(0o755)).expect("change the mode");
+    let ended = pull(&upstream, &reached, &["app:v1"]);
+    assert_eq!(ended.code(), 3, "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stderr.contains("chmod 0700"), "{}", ended.stderr);
+    assert!(record(&reached, &image.chain_ids[0]).is_none() && has_blob(&reached, &image.layers[0]));
+    std::fs::set_permissions(&reached, PermissionsExt::from_mode(0o700)).expect("change the mode");
+    assert_eq!(pull(&upstream, &reached, &["app:v1"]).code(), 0);
+    assert!(record(&reached, &image.chain_ids[0]).is_some());
 }

@@ -17,7 +17,7 @@ use crate::unpack::UnpackError;
 pub(in crate::mirror) const REMEMBER_LAYER: Duration = Duration::from_secs(600);
 
 /// How long it is not tried again after the store failed.
-const REMEMBER_STORE: Duration = Duration::from_secs(60);
+const REMEMBER_STORE: Duration = Duration::from_secs(20);
 
 /// Why a layer, or its blob, is not in the store.
 #[derive(Clone, Debug, thiserror::Error)]

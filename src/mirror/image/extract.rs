@@ -188,7 +188,8 @@ impl LayerTask {
         let cause: &dyn std::error::Error = error;
         tracing::warn!(
             layer = %self.digest(), image = %image.repository, manifest = %image.digest,
-            diff_id = %link.diff_id, error = cause, "layer not extracted"
+            diff_id = %link.diff_id, error = cause,
+            again_after_s = error.remembered_for().map(|time| time.as_secs()), "layer not extracted"
         );
     }
 
@@ -243,7 +244,7 @@ impl LayerTask {
         self.mirror.metrics.layer_seconds(took);
         let (layer, image) = (self.digest(), &self.image.repository);
         let (entries, bytes) = (unpacked.entries, unpacked.size_bytes);
-        tracing::info!(%layer, %image, entries, bytes, seconds = took.as_secs_f64(), "extracted");
+        tracing::info!(%layer, %image, entries, bytes, seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0, "extracted");
         if unpacked.compromises != unpack::Compromises::default() {
             let compromises = serde_json::to_string(&unpacked.compromises).unwrap_or_default();
             tracing::warn!(

@@ -31,6 +31,8 @@ pub(super) struct LayerTask {
     pub(super) image: Arc<Image>,
     pub(super) index: usize,
     pub(super) link: ChainLink,
+    /// Of all the image's layers.
+    pub(super) links: Arc<[ChainLink]>,
     /// Whose turns its fill takes.
     pub(super) turns: Arc<Semaphore>,
 }
@@ -143,9 +145,16 @@ impl LayerTask {
                 return Err(error);
             }
         }
-        let below = &self.image.layers()[..self.index];
-        let has_failed = |layer: &Layer| matches!(layer.status().stage, LayerStage::Failed(_));
-        if below.iter().any(has_failed) {
+        let below = self.image.layers().iter().zip(&*self.links).take(self.index);
+        let has_failed = |(layer, link): (&Layer, &ChainLink)| {
+            let as_layer = Failed::Layer(link.diff_id.clone(), layer.blob.digest.clone());
+            let as_stack = Failed::Stack(link.chain_id.clone());
+            matches!(layer.status().stage, LayerStage::Failed(_))
+                || [as_layer, as_stack]
+                    .iter()
+                    .any(|failed| self.extraction.failure(failed).is_some())
+        };
+        if below.into_iter().any(has_failed) {
             return Err(LayerError::Below);
         }
         Ok(())

@@ -105,3 +105,14 @@ fn whiteouts_below_what_is_no_directory_any_more_hide_nothing() {
         assert!(unpacked.unsettled.opaque.is_empty());
     }
 }
+
+#[test]
+fn an_opaque_root_is_settled_and_not_marked() {
+    // overlayfs does not look for the mark there.
+    let tar = Tar::new().dir("./").file(".wh..wh..opq", "").file("f", "");
+    let unpacked = Scratch::new().unpack_with(
+        tar.end(),
+        &options_with(|abilities| abilities.trusted_xattrs = true),
+    );
+    assert_eq!(unpacked.unwrap().unsettled.opaque, [PathBuf::new()]);
+}
