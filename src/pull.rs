@@ -18,8 +18,9 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::index::Index;
 use crate::mirror::{Freshness, Image, LayerError, LayerStage, Mirror, Pulled};
+use crate::oci::config::MAX_CONFIG_BYTES;
 use crate::oci::image_name::ImageName;
-use crate::oci::{Manifest, Platform};
+use crate::oci::{ImageConfig, Manifest, Platform};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
@@ -140,7 +141,11 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
     }
     let extracts = config.extract.is_none() || mirror.extracts();
     let outcomes = results.into_iter().zip(&order.images).map(|(result, name)| {
-        tell(name, &result, &store, extracts, config.offline).unwrap_or_else(|error| {
+        let stale = match &result {
+            Ok(pulled) if !config.offline => tell_stale(name, pulled.freshness),
+            _ => Outcome::Complete,
+        };
+        tell(name, &result, &store, extracts, order, stale).unwrap_or_else(|error| {
             eprintln!("wharf: {name}: {error:#}");
             Outcome::Failed
         })
@@ -186,23 +191,45 @@ fn tell_stale(name: &ImageName, freshness: Freshness) -> Outcome {
     }
 }
 
+/// Says if an image that no index chose is for another platform than was asked for.
+fn tell_other_platform(
+    name: &ImageName,
+    image: &Image,
+    store: &Store,
+    wanted: &Platform,
+) -> anyhow::Result<()> {
+    let Some(config) = image.config() else {
+        return Ok(());
+    };
+    let bytes = store.read_blob(&config.digest, MAX_CONFIG_BYTES)?;
+    // An artifact's config may be anything.
+    let parsed = bytes.and_then(|bytes| ImageConfig::parse(&bytes).ok());
+    let Some(ImageConfig { os, architecture, .. }) = parsed else {
+        return Ok(());
+    };
+    if !architecture.is_empty() && (&os, &architecture) != (&wanted.os, &wanted.architecture) {
+        eprintln!(
+            "wharf: {name}: it is for {os}/{architecture} and for nothing else, and {wanted} was asked for"
+        );
+    }
+    Ok(())
+}
+
 /// Prints what came of an image: its name and digest to standard output, its layers to standard error.
 fn tell(
     name: &ImageName,
     result: &anyhow::Result<Pulled>,
     store: &Store,
     extracts: bool,
-    is_offline: bool,
+    order: &Order,
+    stale: Outcome,
 ) -> anyhow::Result<Outcome> {
-    let Pulled { image, freshness } = match result {
-        Ok(pulled) => pulled,
+    let image = match result {
+        Ok(pulled) => &pulled.image,
         Err(error) => anyhow::bail!("{error:#}"),
     };
-    let mut outcome = if is_offline {
-        Outcome::Complete
-    } else {
-        tell_stale(name, *freshness)
-    };
+    let mut outcome = stale;
+    tell_other_platform(name, image, store, &order.platform)?;
     for layer in image.layers() {
         let status = layer.status();
         eprintln!("{name}: {}", bars::last_line(layer, &status));

@@ -378,6 +378,21 @@ fn a_tag_that_has_moved_is_pulled_anew_and_one_that_cannot_be_asked_for_is_told(
 }
 
 #[test]
+fn an_image_of_another_platform_without_an_index_is_told() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    add(&upstream, APP, "v1", &[layer(1)]);
+    let ended = pull(&upstream, &store, &["app:v1", "--platform", "linux/s390x"]);
+    assert_eq!(ended.code(), 0, "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("linux/s390x was asked for"),
+        "{}",
+        ended.stderr
+    );
+    let ended = pull(&upstream, &store, &["app:v1", "--platform", "linux/amd64"]);
+    assert!(!ended.stderr.contains("asked for"), "{}", ended.stderr);
+}
+
+#[test]
 fn pulls_that_end_and_those_that_were_killed_leave_nothing_staged() {
     let (upstream, (_directory, store)) = (Upstream::start(), fresh());
     // Found by two pulls at once, of which one loses.
