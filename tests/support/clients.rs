@@ -57,6 +57,8 @@ impl Docker {
         let config = root.join("daemon.json");
         fs::write(&config, client_file("daemon.json", mirror)).expect("write daemon.json");
         let mut command = bound_command("dockerd");
+        // Its containerd leaves its stacks there if it is slow to end, for dockerd makes it write them.
+        command.env("TMPDIR", root);
         command.arg("--data-root").arg(root.join("data"));
         command.arg("--exec-root").arg(root.join("exec"));
         command.arg("--pidfile").arg(root.join("pid"));
@@ -288,6 +290,7 @@ impl Containerd {
         );
         fs::write(path("config.toml"), config).expect("write containerd's configuration");
         let mut command = bound_command("containerd");
+        command.env("TMPDIR", root);
         command.arg("--config").arg(path("config.toml"));
         let mut service = Service::start("containerd", root, command);
         service.wait_ready(Duration::from_secs(20), || {
