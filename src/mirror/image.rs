@@ -104,7 +104,6 @@ impl Inner {
                         extraction: Arc::clone(extraction),
                         image,
                         index,
-                        link: links[index].clone(),
                         links: Arc::clone(links),
                         turns: Arc::clone(turns),
                     };

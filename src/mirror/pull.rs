@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::image::Image;
-use super::manifest::Freshness;
-use super::manifest::KnownManifest;
+use super::manifest::{Freshness, KnownManifest};
 use super::{Inner, Mirror, MirrorError};
 use crate::oci::image_name::ImageName;
 use crate::oci::{Accept, Manifest, Platform, Reference};

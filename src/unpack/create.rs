@@ -93,22 +93,13 @@ impl<'a> Writer<'a> {
         let Job { dir, name, work } = job;
         let is_entry = !matches!(work, Work::FinishDir { .. });
         let place = self.shared.ground.dir(&dir)?;
-        self.create(&dir, &place, &name, work)
-            .map_err(|error| self.named(error, &dir, &name))?;
+        self.create(&dir, &place, &name, work).map_err(|error| {
+            error.named(|operation, errno| self.shared.ground.error(operation, &dir, &name, errno))
+        })?;
         if is_entry {
             self.shared.progress.entries.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    fn named(&self, error: CreateError, dir: &Dir, name: &[u8]) -> UnpackError {
-        match error {
-            CreateError::Call((operation, errno)) => {
-                self.shared.ground.error(operation, dir, name, errno).into()
-            }
-            CreateError::Fs(error) => error.into(),
-            CreateError::Unpack(error) => error,
-        }
     }
 
     fn create(&self, of: &Arc<Dir>, dir: &OwnedFd, name: &[u8], work: Work) -> Result<(), CreateError> {
@@ -324,6 +315,17 @@ pub(super) enum CreateError {
     Call(Failed),
     Fs(FsError),
     Unpack(UnpackError),
+}
+
+impl CreateError {
+    /// Says what failed; `name` names a call that failed, and its path.
+    pub(super) fn named(self, name: impl FnOnce(&'static str, Errno) -> FsError) -> UnpackError {
+        match self {
+            Self::Call((operation, errno)) => name(operation, errno).into(),
+            Self::Fs(error) => error.into(),
+            Self::Unpack(error) => error,
+        }
+    }
 }
 
 impl From<Failed> for CreateError {

@@ -51,14 +51,7 @@ impl<'a> Below<'a> {
 
     /// Tells whether the root of the layers below looks as one that nothing is said of.
     pub(super) fn has_plain_root(&self) -> Result<bool, FsError> {
-        let Some(meta) = self.meta(Path::new(""))? else {
-            return Ok(true);
-        };
-        let plain = implied_meta();
-        Ok(
-            (meta.mode, meta.uid, meta.gid) == (plain.mode, plain.uid, plain.gid)
-                && !meta.xattrs.iter().any(|xattr| class_of(&xattr.name).is_some()),
-        )
+        Ok(self.meta(Path::new(""))?.is_none_or(|root| is_plain(&root)))
     }
 
     /// Returns what the layers below say of a directory; `None` if they have none there.
@@ -145,8 +138,8 @@ impl Settling<'_> {
         }
         let mut is_bound = !unsettled.opaque.is_empty() || !unsettled.implied.is_empty();
         if unsettled.root_is_implied
-            && !self.below.has_plain_root()?
             && let Some(meta) = self.below.meta(Path::new(""))?
+            && !is_plain(&meta)
         {
             let mtime = Time::default();
             self.dress(Path::new(""), &Meta { mtime, ..meta })?;
@@ -209,14 +202,15 @@ impl Settling<'_> {
     }
 
     fn named(&self, error: CreateError, path: &Path) -> UnpackError {
-        match error {
-            CreateError::Call((operation, errno)) => {
-                FsError::new(operation, &self.path.join(path), errno.into()).into()
-            }
-            CreateError::Fs(error) => error.into(),
-            CreateError::Unpack(error) => error,
-        }
+        error.named(|operation, errno| FsError::new(operation, &self.path.join(path), errno.into()))
     }
+}
+
+/// Tells whether a root looks as one that nothing is said of.
+fn is_plain(root: &Meta) -> bool {
+    let plain = implied_meta();
+    (root.mode, root.uid, root.gid) == (plain.mode, plain.uid, plain.gid)
+        && !root.xattrs.iter().any(|xattr| class_of(&xattr.name).is_some())
 }
 
 /// Opens a directory's list; a descriptor by O_PATH has none.

@@ -134,9 +134,9 @@ impl LayerTask {
     pub(super) async fn find(&self, for_whom: ForWhom) -> (Answer, bool) {
         let host = &self.image.repository.host;
         let key = LayerKey {
-            diff_id: self.link.diff_id.clone(),
+            diff_id: self.link().diff_id.clone(),
             stranger: self.mirror.fill_key(host, self.digest()).stranger,
-            alone: (for_whom == ForWhom::ThisStack).then(|| self.link.chain_id.clone()),
+            alone: (for_whom == ForWhom::ThisStack).then(|| self.link().chain_id.clone()),
         };
         let extraction = &self.extraction;
         if let Some(extracted) = extraction.waiting.get(&key).and_then(|waiting| waiting.upgrade()) {
@@ -176,21 +176,26 @@ impl LayerTask {
 
     /// Remembers and tells why the layer is not extracted; what ended the fill was told by that.
     fn note_failure(&self, error: &LayerError) {
-        let Self { image, link, .. } = self;
+        let (image, link) = (&self.image, self.link());
         if matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
             return;
         }
-        self.extraction.note_failure(self.failed_layer(), error);
-        self.mirror.metrics.layer(LayerOutcome::Failed);
-        if let Some(error) = error.store_error() {
-            self.mirror.note_store_error(error);
-        }
+        self.count_failure(self.failed_layer(), error);
         let cause: &dyn std::error::Error = error;
         tracing::warn!(
             layer = %self.digest(), image = %image.repository, manifest = %image.digest,
             diff_id = %link.diff_id, error = cause,
             again_after_s = error.remembered_for().map(|time| time.as_secs()), "layer not extracted"
         );
+    }
+
+    /// Remembers a failure, and counts it, as the store's too if it is.
+    pub(super) fn count_failure(&self, failed: Failed, error: &LayerError) {
+        self.extraction.note_failure(failed, error);
+        self.mirror.metrics.layer(LayerOutcome::Failed);
+        if let Some(error) = error.store_error() {
+            self.mirror.note_store_error(error);
+        }
     }
 
     async fn extract(&self) -> Result<Arc<Extracted>, LayerError> {
@@ -218,7 +223,7 @@ impl LayerTask {
         }
         let (options, diff_id, of_thread) = (
             extraction.options.clone(),
-            self.link.diff_id.clone(),
+            self.link().diff_id.clone(),
             Arc::clone(&progress),
         );
         let unpacking = extraction

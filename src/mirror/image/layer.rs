@@ -30,8 +30,7 @@ pub(super) struct LayerTask {
     pub(super) extraction: Arc<Extraction>,
     pub(super) image: Arc<Image>,
     pub(super) index: usize,
-    pub(super) link: ChainLink,
-    /// Of all the image's layers.
+    /// The places of all the image's layers.
     pub(super) links: Arc<[ChainLink]>,
     /// Whose turns its fill takes.
     pub(super) turns: Arc<Semaphore>,
@@ -42,13 +41,17 @@ impl LayerTask {
         &self.image.layers()[self.index]
     }
 
+    pub(super) fn link(&self) -> &ChainLink {
+        &self.links[self.index]
+    }
+
     pub(super) fn digest(&self) -> &Digest {
         &self.layer().blob.digest
     }
 
     /// Names what is remembered if it cannot be extracted.
     pub(super) fn failed_layer(&self) -> Failed {
-        Failed::Layer(self.link.diff_id.clone(), self.digest().clone())
+        Failed::Layer(self.link().diff_id.clone(), self.digest().clone())
     }
 
     /// Works until the layer is published or has failed; then its blob is in the store or on its way.
@@ -113,7 +116,7 @@ impl LayerTask {
     }
 
     async fn is_published(&self) -> Result<bool, LayerError> {
-        let (store, chain_id) = (self.mirror.store.clone(), self.link.chain_id.clone());
+        let (store, chain_id) = (self.mirror.store.clone(), self.link().chain_id.clone());
         let path = store.chain_path(&chain_id);
         let record = self
             .mirror
@@ -127,7 +130,7 @@ impl LayerTask {
 
     /// Returns the record of another stack whose directory will do.
     pub(super) async fn shareable(&self) -> Result<Option<ChainRecord>, LayerError> {
-        let (store, diff_id) = (self.mirror.store.clone(), self.link.diff_id.clone());
+        let (store, diff_id) = (self.mirror.store.clone(), self.link().diff_id.clone());
         let path = store.diff_path(&diff_id);
         let found = self
             .mirror
@@ -140,7 +143,7 @@ impl LayerTask {
 
     /// Fails if this layer failed a short while ago, or one below, without which it cannot be published.
     fn check_failures(&self) -> Result<(), LayerError> {
-        for failed in [self.failed_layer(), Failed::Stack(self.link.chain_id.clone())] {
+        for failed in [self.failed_layer(), Failed::Stack(self.link().chain_id.clone())] {
             if let Some(error) = self.extraction.failure(&failed) {
                 return Err(error);
             }
@@ -173,7 +176,7 @@ impl LayerTask {
 
     /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
     async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
-        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
+        let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
         let is_shared = self.told(sharing).await?;
         if is_shared {
@@ -184,7 +187,7 @@ impl LayerTask {
 
     /// Publishes what was extracted; `false` if it serves another stack alone.
     async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
-        let (mirror, link) = (Arc::clone(&self.mirror), self.link.clone());
+        let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
         let publish = tokio::task::spawn_blocking(move || {
@@ -208,12 +211,8 @@ impl LayerTask {
 
     fn tell_unpublished(&self, error: &LayerError) {
         // Or the layer would be extracted again for every client that asks.
-        let failed = Failed::Stack(self.link.chain_id.clone());
-        self.extraction.note_failure(failed, error);
-        self.mirror.metrics.layer(LayerOutcome::Failed);
-        if let Some(error) = error.store_error() {
-            self.mirror.note_store_error(error);
-        }
+        let failed = Failed::Stack(self.link().chain_id.clone());
+        self.count_failure(failed, error);
         let cause: &dyn std::error::Error = error;
         let (layer, image) = (self.digest(), &self.image.repository);
         tracing::warn!(%layer, %image, error = cause, "extracted layer not published");
