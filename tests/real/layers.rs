@@ -43,6 +43,14 @@ fn wait_for_chains(store: &Path, image: &Layered) {
     }
 }
 
+/// Asks for the manifest as further clients do, until the image's lowest layer is there.
+fn pull_until_published(mirror: &Mirror, image: &Layered) {
+    wait_until("the layer", SOON, || {
+        manifest(mirror, "v1");
+        record(mirror.store(), &image.chain_ids[0])
+    });
+}
+
 fn wait_for_layers(mirror: &Mirror, labels: &str, count: f64) {
     wait_until(&format!("layers {labels}"), SOON, || {
         (mirror.metric("wharf_layers_total", labels) >= count).then_some(())
@@ -309,10 +317,7 @@ fn a_blob_with_wrong_bytes_publishes_no_layer() {
     assert_eq!(record(mirror.store(), &image.chain_ids[0]), None);
     // Upstream's mistake is not the layer's: the next pull tries again.
     upstream.clear_script();
-    wait_until("the layer", SOON, || {
-        manifest(&mirror, "v1");
-        record(mirror.store(), &image.chain_ids[0])
-    });
+    pull_until_published(&mirror, &image);
 }
 
 #[test]
@@ -457,10 +462,7 @@ fn bytes_that_are_not_the_blobs_are_upstreams_mistake_whatever_they_unpack_to() 
     });
     wait_until_nothing_is_staged(mirror.store());
     upstream.clear_script();
-    wait_until("the layer", SOON, || {
-        manifest(&mirror, "v1");
-        record(mirror.store(), &image.chain_ids[0])
-    });
+    pull_until_published(&mirror, &image);
 }
 
 #[test]
@@ -472,10 +474,7 @@ fn a_config_that_could_not_be_had_is_asked_for_with_the_next_manifest() {
     wait_until("the layer's blob", SOON, || {
         has_blob(mirror.store(), &image.layers[0]).then_some(())
     });
-    wait_until("the layer", SOON, || {
-        manifest(&mirror, "v1");
-        record(mirror.store(), &image.chain_ids[0])
-    });
+    pull_until_published(&mirror, &image);
     assert_eq!(upstream.blob_gets(&image.layers[0]), 1);
 }
 

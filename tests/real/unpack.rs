@@ -6,32 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tar::{EntryType, Header};
-use wharf::fs::{Abilities, Durability};
 use wharf::unpack::{Limits, Options, Progress, Unpacked, settle, unpack};
+
+use crate::support::dfs::able;
 
 /// `security.capability` as `setcap cap_net_raw+ep` makes it (linux/capability.h, revision 2).
 const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 fn options() -> Options {
     Options {
-        abilities: Arc::new(Abilities {
-            whiteouts: true,
-            trusted_xattrs: true,
-            user_xattrs: true,
-            capabilities: true,
-            acls: true,
-            devices: true,
-            ownership: true,
-            special_modes: true,
-            hard_link_limit: None,
-            negative_times: true,
-            nanosecond_times: true,
-            directory_rename: true,
-            exclusive_mkdir: true,
-            fsync: true,
-            writers: 4,
-            durability: Durability::Close,
-        }),
+        abilities: Arc::new(able()),
         writers: 4,
         user_opaque: true,
         limits: Limits {

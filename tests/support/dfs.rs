@@ -11,7 +11,7 @@ mod server;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use wharf::fs::{Abilities, probe};
+use wharf::fs::{Abilities, Durability, probe};
 
 use self::gluster::Gluster;
 use self::moosefs::MooseFs;
@@ -43,6 +43,28 @@ enum Server {
     Ext4 { _mount: SmallExt4 },
     Gluster { _volume: Box<Gluster> },
     MooseFs { _servers: Box<MooseFs> },
+}
+
+/// What a file system is that can keep everything.
+pub fn able() -> Abilities {
+    Abilities {
+        whiteouts: true,
+        trusted_xattrs: true,
+        user_xattrs: true,
+        capabilities: true,
+        acls: true,
+        devices: true,
+        ownership: true,
+        special_modes: true,
+        hard_link_limit: None,
+        negative_times: true,
+        nanosecond_times: true,
+        directory_rename: true,
+        exclusive_mkdir: true,
+        fsync: true,
+        writers: 8,
+        durability: Durability::Close,
+    }
 }
 
 impl Shared {

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use rustix::fs::{XattrFlags, setxattr};
-use wharf::fs::{Abilities, Durability};
+use wharf::fs::Abilities;
 
-use crate::support::dfs::{Kind, Shared};
+use crate::support::dfs::{Kind, Shared, able};
 use crate::support::process::shell;
 use crate::support::tree::{Tolerance, Tree};
 
@@ -21,24 +21,7 @@ fn both_nodes_see_one_file_system(kind: Kind, expected: impl FnOnce(&mut Abiliti
         fs::read(shared.b().join("file")).expect("read through node b"),
         b"from a"
     );
-    let mut abilities = Abilities {
-        whiteouts: true,
-        trusted_xattrs: true,
-        user_xattrs: true,
-        capabilities: true,
-        acls: true,
-        devices: true,
-        ownership: true,
-        special_modes: true,
-        hard_link_limit: None,
-        negative_times: true,
-        nanosecond_times: true,
-        directory_rename: true,
-        exclusive_mkdir: true,
-        fsync: true,
-        writers: 8,
-        durability: Durability::Close,
-    };
+    let mut abilities = able();
     expected(&mut abilities);
     let mut found = shared.abilities();
     // Where GlusterFS stops depends on how long the names are.
