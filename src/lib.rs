@@ -5,6 +5,8 @@
 //! [`upstream`], [`flight`], [`mirror`] (the core, which joins them), [`http`] (its edge),
 //! [`server`] and [`pull`] (which wire them all), [`doctor`], [`config`], [`cli`], [`telemetry`].
 
+pub mod agent;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod doctor;
@@ -17,6 +19,7 @@ pub mod mirror;
 pub mod oci;
 pub mod pull;
 pub mod server;
+pub mod snapshotter;
 pub mod store;
 pub mod telemetry;
 pub mod unpack;

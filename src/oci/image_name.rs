@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::name::ParseNameError;
 use super::reference::ParseReferenceError;
 use super::{Reference, RegistryHost, Repository, Tag};
@@ -13,7 +15,8 @@ use super::{Reference, RegistryHost, Repository, Tag};
 const DEFAULT_TAG: &str = "latest";
 
 /// A repository, and what of it is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ImageName {
     pub repository: Repository,
     pub reference: Reference,
@@ -56,6 +59,20 @@ impl FromStr for ImageName {
             repository: Repository::new(host, name.parse()?),
             reference,
         })
+    }
+}
+
+impl TryFrom<String> for ImageName {
+    type Error = ParseImageNameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ImageName> for String {
+    fn from(name: ImageName) -> Self {
+        name.to_string()
     }
 }
 

@@ -1,0 +1,132 @@
+//! What agents, and `wharf pull --mirror`, say to a mirror, under `/wharf/v1/`: JSON, both ways.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
+//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | 204 once it is on the store |
+//!
+//! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
+//! Errors have the distribution spec's form, as everywhere else.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fs::random_name;
+use crate::oci::image_name::ImageName;
+use crate::oci::{ChainId, Digest};
+
+/// Asks that a stack's topmost layer be on the store, and to be told when.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LayerWish {
+    /// The stack. A mirror knows which images have it from the manifests that mirrors of this store have served.
+    pub chain_id: ChainId,
+    /// An image that has it, if that is known; preferred to what the mirror remembers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageName>,
+    /// The compressed layer, if it is to be on the store as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Digest>,
+    /// How long the mirror may wait for it before it says that it is not there yet, in milliseconds.
+    pub wait_ms: u64,
+}
+
+/// How far a layer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerAnswer {
+    pub state: LayerState,
+    /// Why, for [`LayerState::Unknown`] and [`LayerState::Failed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Bytes of the compressed layer that have arrived, of a layer on its way.
+    #[serde(default)]
+    pub bytes: u64,
+    /// All its bytes; 0 if they are not known.
+    #[serde(default)]
+    pub size_bytes: u64,
+}
+
+/// What has become of a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerState {
+    /// Its directory has its name, and so has the blob if that was wished for.
+    Ready,
+    /// On its way; asking again waits on.
+    Running,
+    /// No image with it is known here.
+    Unknown,
+    /// It will not come.
+    Failed,
+}
+
+/// What a node has in use, as a whole: the statement with the highest sequence number counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatement {
+    /// Higher with each statement of this node, for ever.
+    pub sequence: u64,
+    /// For people; nothing goes by it.
+    pub host_name: String,
+    /// The version of wharf that the node runs.
+    pub version: String,
+    /// Each stack whose topmost layer this node has as a snapshot.
+    pub layers: BTreeSet<ChainId>,
+    /// Each blob of the store that is linked into the node's content store.
+    pub blobs: BTreeSet<Digest>,
+}
+
+/// A node's id, made once: 32 hexadecimal digits. Safe as a file's name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeId(String);
+
+/// A text is no node's id.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a node's id, which has 32 hexadecimal digits")]
+pub struct ParseNodeIdError(String);
+
+impl NodeId {
+    /// Makes an id that no other node has.
+    pub fn random() -> Self {
+        Self(format!("{}{}", random_name(), random_name()))
+    }
+
+    /// Returns the digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = ParseNodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if text.len() == 32 && text.bytes().all(is_digit) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(ParseNodeIdError(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for NodeId {
+    type Error = ParseNodeIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<NodeId> for String {
+    fn from(id: NodeId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
