@@ -1,3 +1,150 @@
 //! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order.
 
 pub mod mirrors;
+pub mod references;
+mod socket;
+mod state;
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use url::Url;
+
+use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
+use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshots, StoreLayers};
+use mirrors::Mirrors;
+use references::References;
+
+/// How long containerd's connections may take to end: it opens new ones by itself.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long calls that hang in the file system hold up the end.
+const LAST_CALLS: Duration = Duration::from_secs(1);
+
+/// The agent's settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The store's directory on this node; it is only read.
+    pub store: PathBuf,
+    /// The directory of local snapshots and records.
+    pub root: PathBuf,
+    /// The unix socket to serve.
+    pub socket: PathBuf,
+    /// The mirrors, the preferred one first.
+    pub mirrors: Vec<Url>,
+    /// containerd's socket; `None` if blobs are not to be linked into its content store.
+    pub containerd: Option<PathBuf>,
+    /// How long a call waits for mirrors to bring a layer.
+    pub prepare_wait: Duration,
+    /// How long a call to the store may take.
+    pub store_timeout: Duration,
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Fails, with the path and the remedy, if something that the settings name cannot be used. A store that is
+/// not there is no reason to: it may be mounted later.
+pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let served = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(LAST_CALLS);
+    served
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let root = usable_root(&settings.root)?;
+    let snapshots = open(settings, &root)?;
+    let listener = socket::bind(&settings.socket)?;
+    listener
+        .set_nonblocking(true)
+        .context("cannot serve the socket")?;
+    let listener = UnixListener::from_std(listener).context("cannot serve the socket")?;
+    tracing::info!(
+        socket = %settings.socket.display(),
+        store = %settings.store.display(),
+        root = %root.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "serving snapshots"
+    );
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = Server::builder()
+        .add_service(SnapshotsServer::new(Service::new(snapshots)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            let _ = stopped.await;
+        });
+    tokio::pin!(server);
+    tokio::select! {
+        served = &mut server => return served.context("cannot serve the socket"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    drop(stop);
+    match timeout(DRAIN, server).await {
+        Ok(served) => served.context("cannot serve the socket"),
+        // containerd asks again.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Opens what the node has of snapshots, and says if the store is not there.
+fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
+    let db = state::open(root)?;
+    let store = std::path::absolute(&settings.store)
+        .with_context(|| format!("{} is no path", settings.store.display()))?;
+    let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
+    let watched = layers.clone();
+    tokio::spawn(async move { watched.check().await });
+    let mirrors = Mirrors;
+    let parts = Parts {
+        records: Records::open(root, &db)?,
+        layers,
+        references: References,
+        mirrors,
+        content: settings.containerd.as_deref().map(ContentStore::new),
+        bounds: Bounds {
+            prepare_wait: settings.prepare_wait,
+            reference_wait: REFERENCE_WAIT,
+        },
+    };
+    Ok(Snapshots::new(root, parts)?)
+}
+
+/// How long a call waits until a mirror has written down what it uses: with containerd's locks held.
+const REFERENCE_WAIT: Duration = Duration::from_secs(2);
+
+/// Makes the agent's root, whose path must fit into an overlay's options.
+fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
+    let root = std::path::absolute(root).with_context(|| format!("{} is no path", root.display()))?;
+    // They separate the options of mount(2), and the lower directories of an overlay.
+    if root
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .any(|byte| b",:\\".contains(byte))
+        || root.to_str().is_none()
+    {
+        anyhow::bail!(
+            "{} cannot hold snapshots: an overlay's options take no comma, colon or backslash, and gRPC only UTF-8; \
+             choose another directory (--root DIR)",
+            root.display()
+        );
+    }
+    crate::fs::make_passable_dir(&root)
+        .map_err(anyhow::Error::from)
+        .with_context(|| format!("cannot use {} for snapshots (--root DIR)", root.display()))?;
+    Ok(root)
+}

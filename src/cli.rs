@@ -3,6 +3,7 @@
 //! A wrong argument ends the process with exit code 2, as clap does; every
 //! other failure comes back from [`run`] for `main` to print.
 
+mod agent;
 mod doctor;
 mod inspect;
 mod ls;
@@ -25,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Mirror registries: serve the pull half of the OCI distribution API.
     Serve(serve::ServeArguments),
+    /// Serve this node's containerd the layers of a store, as a proxy snapshotter.
+    Agent(agent::AgentArguments),
     /// Bring images into a store and extract their layers, beside mirrors or without one.
     Pull(pull::PullArguments),
     /// List the images in a store, with their layers.
@@ -42,6 +45,7 @@ enum Command {
 pub fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Agent(arguments) => agent::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Pull(arguments) => pull::run(arguments),
         Command::Ls(arguments) => ls::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),

@@ -52,6 +52,7 @@ pub struct Store {
 
 struct StoreInner {
     layout: Layout,
+    id: String,
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
@@ -88,8 +89,10 @@ impl Store {
         let work = WorkDir::open(&layout)?;
         let abilities = format::open_or_make(&layout, || probed(&layout, &work))?.map(Arc::new);
         let work = Some(work);
+        let file = FormatFile::read(&layout)?.ok_or_else(|| missing(root))?;
         Ok(Self {
             inner: Arc::new(StoreInner {
+                id: file.store_id().to_owned(),
                 layout,
                 work,
                 clearing,
@@ -124,13 +127,11 @@ impl Store {
     /// Fails if it is not there, or has another format.
     pub fn open_read_only(root: &Path) -> Result<Self, OpenStoreError> {
         let layout = Layout::new(root);
-        let missing = || OpenStoreError::Missing {
-            path: root.to_owned(),
-        };
-        let file = FormatFile::read(&layout)?.ok_or_else(missing)?;
+        let file = FormatFile::read(&layout)?.ok_or_else(|| missing(root))?;
         let abilities = file.abilities(&layout.format_file())?.map(Arc::new);
         Ok(Self {
             inner: Arc::new(StoreInner {
+                id: file.store_id().to_owned(),
                 layout,
                 work: None,
                 clearing: Mutex::default(),
@@ -186,6 +187,11 @@ impl Store {
         Ok(self.work()?.path())
     }
 
+    /// Returns the id that the store got when it was made.
+    pub fn id(&self) -> &str {
+        &self.inner.id
+    }
+
     /// Returns the store's directory.
     pub fn root(&self) -> &Path {
         self.inner.layout.root()
@@ -216,6 +222,12 @@ impl Store {
 
     fn layout(&self) -> &Layout {
         &self.inner.layout
+    }
+}
+
+fn missing(root: &Path) -> OpenStoreError {
+    OpenStoreError::Missing {
+        path: root.to_owned(),
     }
 }
 

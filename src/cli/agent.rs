@@ -1,0 +1,90 @@
+//! `wharf agent`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use url::Url;
+
+use crate::agent::{self, Settings};
+use crate::config::{Log, LogFormat};
+
+/// Where everything is on this node.
+#[derive(Debug, Args)]
+pub(super) struct AgentArguments {
+    /// Directory of the store on this node, which may be mounted read-only
+    #[arg(long, value_name = "DIR", env = "WHARF_STORE")]
+    store: PathBuf,
+    /// Directory of this node's own snapshots, on a local disk that overlayfs can have its upper directories on
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WHARF_AGENT_ROOT",
+        default_value = "/var/lib/wharf-agent"
+    )]
+    root: PathBuf,
+    /// Unix socket to serve containerd on
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "WHARF_AGENT_SOCKET",
+        default_value = "/run/wharf/agent.sock"
+    )]
+    socket: PathBuf,
+    /// A mirror of this store, such as `http://mirror:5000`; several, the preferred one first
+    #[arg(
+        long = "mirror",
+        value_name = "URL",
+        env = "WHARF_MIRRORS",
+        value_delimiter = ',',
+        required = true
+    )]
+    mirrors: Vec<Url>,
+    /// Unix socket of the containerd whose content store gets the layers' blobs
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CONTAINERD_ADDRESS",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    containerd: String,
+    /// Link the layers' blobs into containerd's content store, as `docker images`, `save` and `push` want them
+    #[arg(
+        long, value_name = "BOOL", env = "WHARF_CONTENT_LINKS", value_parser = BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true"
+    )]
+    content_links: bool,
+    /// How long containerd waits at most for a layer that is not on the store yet
+    #[arg(long, value_name = "DURATION", env = "WHARF_PREPARE_WAIT", default_value = "10s", value_parser = duration)]
+    prepare_wait: Duration,
+    /// How long a call to the store may take
+    #[arg(long, value_name = "DURATION", env = "WHARF_STORE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    store_timeout: Duration,
+    /// What is logged: error, warn, info, debug, or a filter such as info,wharf::snapshotter=debug
+    #[arg(long, value_name = "FILTER", env = "WHARF_LOG_LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+/// Serves snapshots until told to stop.
+pub(super) fn run(arguments: AgentArguments) -> anyhow::Result<()> {
+    crate::telemetry::init(&Log {
+        format: LogFormat::Text,
+        level: arguments.log_level,
+        access: false,
+    })?;
+    let containerd = arguments.containerd.trim_start_matches("unix://");
+    agent::run(&Settings {
+        store: arguments.store,
+        root: arguments.root,
+        socket: arguments.socket,
+        mirrors: arguments.mirrors,
+        containerd: arguments.content_links.then(|| PathBuf::from(containerd)),
+        prepare_wait: arguments.prepare_wait,
+        store_timeout: arguments.store_timeout,
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}

@@ -1,0 +1,232 @@
+//! The records of all snapshots: in memory to answer from, in sled and beside each local snapshot to last.
+//!
+//! A change is durable before it is answered: sled is flushed, and a local snapshot's own record was
+//! written before. Where the two differ after a crash, the one beside the snapshot is right, since it is
+//! written first. What sled alone knows, and has no directory, is lost data and is told so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::error::SnapshotError;
+use super::filter::Filters;
+use super::local::Directories;
+use super::record::{Place, Record};
+use crate::fs::FsError;
+
+/// Why the records cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenRecordsError {
+    #[error("the records of snapshots under {} cannot be read", path.display())]
+    Sled {
+        path: PathBuf,
+        #[source]
+        source: sled::Error,
+    },
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+/// The records. Changing them blocks.
+pub struct Records {
+    root: PathBuf,
+    tree: sled::Tree,
+    set: Mutex<Set>,
+}
+
+/// What is in memory.
+#[derive(Default)]
+struct Set {
+    by_name: BTreeMap<String, Record>,
+    children: HashMap<String, usize>,
+    next_id: u64,
+}
+
+impl Set {
+    fn insert(&mut self, record: Record) {
+        if let Some(parent) = &record.parent {
+            *self.children.entry(parent.clone()).or_default() += 1;
+        }
+        self.next_id = self.next_id.max(record.id + 1);
+        self.by_name.insert(record.name.clone(), record);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(record) = self.by_name.remove(name) else {
+            return;
+        };
+        if let Some(parent) = record.parent
+            && let Some(children) = self.children.get_mut(&parent)
+        {
+            *children -= 1;
+            if *children == 0 {
+                self.children.remove(&parent);
+            }
+        }
+    }
+}
+
+impl Records {
+    /// Reads the records from sled and from the snapshots' directories below `root`.
+    ///
+    /// # Errors
+    /// Fails if either cannot be read or mended.
+    pub fn open(root: &Path, db: &sled::Db) -> Result<Self, OpenRecordsError> {
+        let failed = |source| OpenRecordsError::Sled {
+            path: root.to_owned(),
+            source,
+        };
+        let directories = Directories::open(root)?;
+        let tree = db.open_tree("snapshots").map_err(failed)?;
+        let mut set = Set::default();
+        let found: HashMap<u64, Record> = directories
+            .scan()?
+            .into_iter()
+            .map(|record| (record.id, record))
+            .collect();
+        for entry in &tree {
+            let (name, text) = entry.map_err(failed)?;
+            match serde_json::from_slice::<Record>(&text) {
+                Ok(record) if matches!(record.place, Place::Shared(_)) => set.insert(record),
+                Ok(record) if found.get(&record.id) == Some(&record) => {}
+                known => {
+                    tracing::warn!(
+                        snapshot = %String::from_utf8_lossy(&name),
+                        is_readable = known.is_ok(),
+                        "the record of a snapshot does not fit what is on the disk, and is dropped"
+                    );
+                    tree.remove(name).map_err(failed)?;
+                }
+            }
+        }
+        for record in found.into_values() {
+            let name = record.name.as_bytes();
+            let text = serde_json::to_vec(&record).map_err(|error| failed(sled::Error::Io(error.into())))?;
+            if tree.get(name).map_err(failed)?.as_deref() != Some(text.as_slice()) {
+                tracing::info!(
+                    snapshot = record.name,
+                    "a snapshot is known again by its own record"
+                );
+                tree.insert(name, text).map_err(failed)?;
+            }
+            set.insert(record);
+        }
+        tree.flush().map_err(failed)?;
+        Ok(Self {
+            root: root.to_owned(),
+            tree,
+            set: Mutex::new(set),
+        })
+    }
+
+    /// Returns a number that no snapshot has.
+    pub(super) fn new_id(&self) -> u64 {
+        let mut set = self.set();
+        let id = set.next_id;
+        set.next_id += 1;
+        id
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Record> {
+        self.set().by_name.get(name).cloned()
+    }
+
+    /// Returns a snapshot's record.
+    pub(super) fn find(&self, name: &str) -> Result<Record, SnapshotError> {
+        self.get(name)
+            .ok_or_else(|| SnapshotError::NotFound(name.to_owned()))
+    }
+
+    /// Returns what a snapshot lies on, the nearest first.
+    ///
+    /// # Errors
+    /// Names the first that is not there.
+    pub(super) fn below(&self, record: &Record) -> Result<Vec<Record>, SnapshotError> {
+        let set = self.set();
+        let (mut below, mut next) = (Vec::new(), record.parent.as_ref());
+        while let Some(name) = next {
+            let parent = set
+                .by_name
+                .get(name)
+                .ok_or_else(|| SnapshotError::NotFound(name.clone()))?;
+            below.push(parent.clone());
+            next = parent.parent.as_ref();
+        }
+        Ok(below)
+    }
+
+    /// Returns the records that filters choose.
+    pub(super) fn list(&self, filters: &Filters) -> Vec<Record> {
+        let set = self.set();
+        set.by_name
+            .values()
+            .filter(|record| filters.choose(record))
+            .cloned()
+            .collect()
+    }
+
+    /// Returns the records of layers on the store.
+    pub(super) fn shared(&self) -> Vec<Record> {
+        let set = self.set();
+        set.by_name
+            .values()
+            .filter(|record| record.shared().is_some())
+            .cloned()
+            .collect()
+    }
+
+    /// Returns how many snapshots lie on one.
+    pub(super) fn children(&self, name: &str) -> usize {
+        self.set().children.get(name).copied().unwrap_or_default()
+    }
+
+    /// Adds a record, or replaces the one of its name.
+    pub(super) fn put(&self, record: Record) -> Result<(), SnapshotError> {
+        let text = self.encode(&record)?;
+        self.keep(|tree| tree.insert(record.name.as_bytes(), text).map(|_| ()))?;
+        let mut set = self.set();
+        set.remove(&record.name);
+        set.insert(record);
+        Ok(())
+    }
+
+    /// Replaces a record by one with another name.
+    pub(super) fn rename(&self, name: &str, record: Record) -> Result<(), SnapshotError> {
+        let mut batch = sled::Batch::default();
+        batch.remove(name.as_bytes());
+        batch.insert(record.name.as_bytes(), self.encode(&record)?);
+        self.keep(|tree| tree.apply_batch(batch))?;
+        let mut set = self.set();
+        set.remove(name);
+        set.insert(record);
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, name: &str) -> Result<(), SnapshotError> {
+        self.keep(|tree| tree.remove(name.as_bytes()).map(|_| ()))?;
+        self.set().remove(name);
+        Ok(())
+    }
+
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, SnapshotError> {
+        serde_json::to_vec(record).map_err(|error| self.failed(sled::Error::Io(error.into())))
+    }
+
+    fn keep(&self, change: impl FnOnce(&sled::Tree) -> sled::Result<()>) -> Result<(), SnapshotError> {
+        change(&self.tree)
+            .and_then(|()| self.tree.flush())
+            .map(|_| ())
+            .map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: sled::Error) -> SnapshotError {
+        SnapshotError::Records {
+            path: self.root.clone(),
+            source,
+        }
+    }
+
+    fn set(&self) -> MutexGuard<'_, Set> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
