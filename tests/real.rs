@@ -17,4 +17,5 @@ mod layers;
 mod podman;
 mod pull;
 mod shared_layers;
+mod snapshotter;
 mod unpack;

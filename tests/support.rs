@@ -3,6 +3,7 @@
 //! Everything started here ends with the test, also when it panics, and lives in
 //! a temporary directory that goes away with it.
 
+pub mod agent;
 pub mod archives;
 pub mod client;
 pub mod clients;

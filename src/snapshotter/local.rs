@@ -6,6 +6,7 @@
 //!   snapshots/<id>/fs/           its files; of an active one, the overlay's upper directory
 //!   snapshots/<id>/work/         overlayfs's own
 //!   l/<id>                       a short link to a layer: `<id>` is that of its snapshot, local or on the store
+//!   new/                         what is being made
 //!   removing/                    what is being removed
 //! ```
 //! A hundred lower directories must fit into the one page of options that mount(2) takes; so they are named
@@ -16,7 +17,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::fs::{self, FsError, StagedFile, random_name, remove_tree, sync_dir};
+use crate::fs::{self, FsError, random_name, remove_tree, sync_dir};
 
 use super::layers::RootAttributes;
 use super::record::{Kind, Record, Usage};
@@ -45,17 +46,19 @@ impl Directories {
         for dir in [
             directories.snapshots(),
             directories.links(),
+            directories.staging(),
             directories.removing(),
         ] {
             make_dir(&dir, 0o711)?;
         }
+        empty(&directories.staging())?;
         directories.clear()?;
         Ok(directories)
     }
 
     /// Makes a snapshot's directory, durably; its root looks like that of what lies below.
     pub(super) fn create(&self, record: &Record, below: Option<RootAttributes>) -> Result<(), FsError> {
-        let staged = self.removing().join(random_name());
+        let staged = self.staging().join(random_name());
         make_dir(&staged, 0o711)?;
         let created = self.fill(&staged, record, below.unwrap_or(NEW_ROOT));
         if created.is_err()
@@ -90,9 +93,10 @@ impl Directories {
     /// Writes a snapshot's record anew, durably.
     pub(super) fn rewrite(&self, record: &Record) -> Result<(), FsError> {
         let dir = self.snapshot(record.id);
-        let mut staged = StagedFile::create(dir.join(random_name()))?;
-        staged.write(&[encode(record, &dir)?])?;
-        staged.publish(&dir.join(RECORD))
+        let staged = self.staging().join(random_name());
+        fs::create_new(&staged, &encode(record, &dir)?)?;
+        rename(&staged, &dir.join(RECORD))?;
+        sync_dir(&dir)
     }
 
     /// Returns the records that lie beside their snapshots; what has none is removed.
@@ -130,10 +134,7 @@ impl Directories {
 
     /// Removes what has lost its name.
     pub(super) fn clear(&self) -> Result<(), FsError> {
-        let names = fs::list(&self.removing())?;
-        names
-            .iter()
-            .try_for_each(|name| remove_tree(&self.removing().join(name)))
+        empty(&self.removing())
     }
 
     /// Returns the directory of a snapshot's files.
@@ -155,7 +156,7 @@ impl Directories {
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(FsError::new("read link", &link, source)),
         }
-        let staged = self.removing().join(random_name());
+        let staged = self.staging().join(random_name());
         symlink(target, &staged).map_err(|source| FsError::new("make link", &staged, source))?;
         rename(&staged, &link)?;
         Ok(link)
@@ -203,9 +204,25 @@ impl Directories {
         self.root.join("l")
     }
 
+    fn staging(&self) -> PathBuf {
+        self.root.join("new")
+    }
+
     fn removing(&self) -> PathBuf {
         self.root.join("removing")
     }
+}
+
+fn empty(dir: &Path) -> Result<(), FsError> {
+    for name in fs::list(dir)? {
+        let path = dir.join(name);
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            remove_tree(&path)?;
+        } else {
+            fs::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 fn link_name(id: u64) -> String {

@@ -12,7 +12,7 @@ use super::layers::{Found, LayerRoot, RootAttributes};
 use super::local::Directories;
 use super::proto::types::Mount;
 use super::record::{Kind, Record, SharedLayer};
-use super::shared::Wish;
+use super::shared::{NOT_SEEN, Wish};
 use super::snapshots::Snapshots;
 use crate::fs::FsError;
 use crate::oci::ChainId;
@@ -131,9 +131,6 @@ impl Snapshots {
         }
     }
 }
-
-/// What is said of a layer that a mirror calls ready and this node does not see.
-const NOT_SEEN: &str = "a mirror has extracted it, and this node does not see it yet";
 
 /// Returns a snapshot's mounts; its links are made if they are not there.
 pub(super) fn of(

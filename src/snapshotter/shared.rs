@@ -20,6 +20,9 @@ use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest, LayerId};
 use crate::store::ChainRecord;
 
+/// What is said of a layer that a mirror calls ready and this node does not see.
+pub(super) const NOT_SEEN: &str = "a mirror has extracted it, and this node does not see it yet";
+
 /// What mirrors are asked for.
 pub(super) struct Wish {
     chain_id: ChainId,
@@ -96,7 +99,7 @@ impl Snapshots {
         let why = match inner.materialise(&wish, inner.bounds.prepare_wait).await {
             Ok(()) => match inner.layers.find(&wanted.chain_id).await.ok()? {
                 Found::Ready(record) => return Some(record),
-                Found::Gone(_) | Found::NotThere => "this node does not see it yet".to_owned(),
+                Found::Gone(_) | Found::NotThere => NOT_SEEN.to_owned(),
             },
             Err(why) => why,
         };
@@ -175,12 +178,13 @@ impl Snapshots {
             .await;
         match self.inner.layers.find(chain_id).await? {
             Found::Ready(record) => Ok(record),
-            Found::Gone(_) | Found::NotThere => Err(SnapshotError::LayerGone {
+            missing => Err(SnapshotError::LayerGone {
                 chain_id: chain_id.clone(),
-                path: self.inner.layers.root().to_owned(),
-                why: asked
-                    .err()
-                    .unwrap_or_else(|| "this node does not see it yet".to_owned()),
+                path: match missing {
+                    Found::Gone(path) => path,
+                    _ => self.inner.layers.root().to_owned(),
+                },
+                why: asked.err().unwrap_or_else(|| NOT_SEEN.to_owned()),
             }),
         }
     }

@@ -122,7 +122,7 @@ impl Snapshots {
         {
             return Err(SnapshotError::Shared(wanted.chain_id));
         }
-        let below = self.inner.with_below(parent)?;
+        let below = self.with_below(parent).await?;
         let stack = self.stack(&below).await?;
         self.on_disk(move |inner| {
             let record = inner.create(new, &stack)?;
@@ -152,7 +152,7 @@ impl Snapshots {
             Some(name) => Some(self.known(name).await?),
             None => None,
         };
-        let below = self.inner.with_below(parent)?;
+        let below = self.with_below(parent).await?;
         let stack = self.stack(&below).await?;
         self.inner.told(&below).await;
         self.on_disk(move |inner| mounts::of(&inner.directories, &record, &stack))
@@ -231,6 +231,22 @@ impl Snapshots {
         Ok(())
     }
 
+    /// Returns a snapshot and what it lies on, the nearest first; lost records of layers of the store are made again.
+    async fn with_below(&self, top: Option<Record>) -> Result<Vec<Record>, SnapshotError> {
+        let Some(top) = top else { return Ok(Vec::new()) };
+        loop {
+            match self.inner.records.below(&top) {
+                // With it all below it are known again, down to a local one.
+                Err(SnapshotError::NotFound(lost)) => drop(self.known(&lost).await?),
+                below => {
+                    let mut stack = vec![top];
+                    stack.extend(below?);
+                    return Ok(stack);
+                }
+            }
+        }
+    }
+
     /// Runs a change of records and directories, one at a time.
     pub(super) async fn on_disk<T: Send + 'static>(
         &self,
@@ -248,14 +264,6 @@ impl Snapshots {
 }
 
 impl Inner {
-    /// Returns a snapshot and what it lies on, the nearest first.
-    pub(super) fn with_below(&self, top: Option<Record>) -> Result<Vec<Record>, SnapshotError> {
-        let Some(top) = top else { return Ok(Vec::new()) };
-        let mut below = self.records.below(&top)?;
-        below.insert(0, top);
-        Ok(below)
-    }
-
     fn create(&self, new: NewSnapshot, stack: &Stack) -> Result<Record, SnapshotError> {
         if self.records.get(&new.key).is_some() {
             return Err(SnapshotError::Exists(new.key));
