@@ -1,6 +1,7 @@
 //! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order.
 
 pub mod mirrors;
+mod overlay;
 pub mod references;
 mod socket;
 mod state;
@@ -146,5 +147,12 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
     crate::fs::make_passable_dir(&root)
         .map_err(anyhow::Error::from)
         .with_context(|| format!("cannot use {} for snapshots (--root DIR)", root.display()))?;
+    if overlay::holds_uppers(&root)? == Some(false) {
+        anyhow::bail!(
+            "containers cannot run on {}: overlayfs does not take its file system for upper directories; choose a \
+             directory on a local disk (--root DIR)",
+            root.display()
+        );
+    }
     Ok(root)
 }

@@ -54,12 +54,6 @@ pub enum SnapshotError {
     /// This node's own disk.
     #[error(transparent)]
     Fs(#[from] FsError),
-    #[error("cannot keep the snapshots' records under {}", path.display())]
-    Records {
-        path: PathBuf,
-        #[source]
-        source: sled::Error,
-    },
     #[error("a blocking thread died")]
     Died(#[source] tokio::task::JoinError),
 }
@@ -123,7 +117,7 @@ impl From<&SnapshotError> for Code {
             | SnapshotError::Filter(_) => Self::InvalidArgument,
             SnapshotError::Store(_) | SnapshotError::LayerGone { .. } => Self::Unavailable,
             SnapshotError::Fs(error) if error.kind() == FsErrorKind::Full => Self::ResourceExhausted,
-            SnapshotError::Fs(_) | SnapshotError::Records { .. } | SnapshotError::Died(_) => Self::Internal,
+            SnapshotError::Fs(_) | SnapshotError::Died(_) => Self::Internal,
         }
     }
 }

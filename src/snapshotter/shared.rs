@@ -250,10 +250,7 @@ impl Inner {
         if let Some(parent) = &record.parent {
             self.records.find(parent)?;
         }
-        self.layers.bind().map_err(|source| SnapshotError::Records {
-            path: self.layers.root().to_owned(),
-            source,
-        })?;
+        self.layers.bind();
         self.records.put(record.clone())?;
         if let Some(layer) = record.shared() {
             self.references.add_layer(&layer.chain_id);
