@@ -23,8 +23,8 @@ use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshot
 use mirrors::Mirrors;
 use references::References;
 
-/// How long containerd's connections may take to end: it opens new ones by itself.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How much longer than they wait for mirrors calls may take at the end; without calls it comes at once.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long calls that hang in the file system hold up the end.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping");
     drop(stop);
-    match timeout(DRAIN, server).await {
+    match timeout(settings.prepare_wait + LAST_ANSWERS, server).await {
         Ok(served) => served.context("cannot serve the socket"),
         // containerd asks again.
         Err(_) => Ok(()),

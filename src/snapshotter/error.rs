@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::fs::{FsError, FsErrorKind};
 use crate::oci::ChainId;
 use crate::store::OpenStoreError;
+use crate::telemetry::full_text;
 
 use super::filter::ParseFilterError;
 
@@ -126,16 +127,4 @@ impl From<SnapshotError> for Status {
     fn from(error: SnapshotError) -> Self {
         Self::new(Code::from(&error), full_text(&error))
     }
-}
-
-/// Returns an error's text and those of its sources: a status has no chain.
-pub(super) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
