@@ -1,6 +1,7 @@
 //! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order.
 
 pub mod mirrors;
+mod overlay;
 pub mod references;
 mod socket;
 mod state;
@@ -22,8 +23,8 @@ use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshot
 use mirrors::Mirrors;
 use references::References;
 
-/// How long containerd's connections may take to end: it opens new ones by itself.
-const DRAIN: Duration = Duration::from_secs(3);
+/// How much longer than they wait for mirrors calls may take at the end; without calls it comes at once.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long calls that hang in the file system hold up the end.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -93,7 +94,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping");
     drop(stop);
-    match timeout(DRAIN, server).await {
+    match timeout(settings.prepare_wait + LAST_ANSWERS, server).await {
         Ok(served) => served.context("cannot serve the socket"),
         // containerd asks again.
         Err(_) => Ok(()),
@@ -146,5 +147,12 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
     crate::fs::make_passable_dir(&root)
         .map_err(anyhow::Error::from)
         .with_context(|| format!("cannot use {} for snapshots (--root DIR)", root.display()))?;
+    if overlay::holds_uppers(&root)? == Some(false) {
+        anyhow::bail!(
+            "containers cannot run on {}: overlayfs does not take its file system for upper directories; choose a \
+             directory on a local disk (--root DIR)",
+            root.display()
+        );
+    }
     Ok(root)
 }

@@ -27,6 +27,17 @@ pub enum TelemetryError {
     Taken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Joins an error with its causes, in one line.
+pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// Sends this process's logs to stderr; text has colours only on a terminal.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::mirror::{MirrorError, MirrorErrorClass};
 use crate::oci::ErrorCode;
+use crate::telemetry::full_text;
 
 /// What a client is told to wait when upstream does not say how long.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -85,17 +86,6 @@ impl ApiError {
             }
         }
     }
-}
-
-/// Joins an error with its causes, in one line.
-fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl IntoResponse for ApiError {

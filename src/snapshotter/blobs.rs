@@ -117,7 +117,11 @@ impl Snapshots {
         };
         let snapshots = self.clone();
         tokio::spawn(async move {
-            if !content.linked(vec![blob]).await.is_empty() {
+            if !content
+                .linked(vec![blob], snapshots.inner.layers.root())
+                .await
+                .is_empty()
+            {
                 return;
             }
             for namespace in &namespaces {
@@ -138,7 +142,9 @@ impl Snapshots {
             .iter()
             .filter_map(|record| record.shared()?.blob.clone())
             .collect();
-        let linked = content.linked(blobs.iter().cloned().collect()).await;
+        let linked = content
+            .linked(blobs.iter().cloned().collect(), self.inner.layers.root())
+            .await;
         for blob in blobs.iter().filter(|blob| !linked.contains(blob)) {
             self.inner.references.remove_blob(blob);
         }

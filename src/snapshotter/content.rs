@@ -23,7 +23,6 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::error::full_text;
 use super::proto::content::content_client::ContentClient;
 use super::proto::content::{WriteAction, WriteContentRequest};
 use super::proto::introspection::PluginsRequest;
@@ -31,6 +30,7 @@ use super::proto::introspection::introspection_client::IntrospectionClient;
 use crate::fs::{FsError, random_name};
 use crate::oci::image_name::ImageName;
 use crate::oci::{Digest, Repository};
+use crate::telemetry::full_text;
 
 /// containerd answers at once; while it does not, no Prepare is to wait for it.
 const CONTENT_WAIT: Duration = Duration::from_secs(2);
@@ -116,14 +116,17 @@ impl ContentStore {
         linked.is_ok()
     }
 
-    /// Returns which of these blobs are in the content store; all of them if that is not known.
-    pub(super) async fn linked(&self, blobs: Vec<Digest>) -> Vec<Digest> {
-        let Some(root) = self.known_root() else {
+    /// Returns which of these blobs are in the content store, as links into `store` or as files; all of them if
+    /// that cannot be told.
+    pub(super) async fn linked(&self, blobs: Vec<Digest>, store: &Path) -> Vec<Digest> {
+        let Ok(Ok(root)) = timeout(CONTENT_WAIT, self.root()).await else {
             return blobs;
         };
-        let is_there = move |digest: &Digest| match path_in(&root, digest).symlink_metadata() {
+        let store = store.to_owned();
+        let is_there = move |digest: &Digest| match std::fs::read_link(path_in(&root, digest)) {
+            // The store may have had another place.
+            Ok(target) => target.starts_with(&store),
             Err(error) => error.kind() != ErrorKind::NotFound,
-            Ok(_) => true,
         };
         let all = blobs.clone();
         let look = move || blobs.into_iter().filter(is_there).collect();

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use crate::fs::{FsError, FsErrorKind};
 use crate::oci::ChainId;
 use crate::store::OpenStoreError;
+use crate::telemetry::full_text;
 
 use super::filter::ParseFilterError;
 
@@ -54,12 +55,6 @@ pub enum SnapshotError {
     /// This node's own disk.
     #[error(transparent)]
     Fs(#[from] FsError),
-    #[error("cannot keep the snapshots' records under {}", path.display())]
-    Records {
-        path: PathBuf,
-        #[source]
-        source: sled::Error,
-    },
     #[error("a blocking thread died")]
     Died(#[source] tokio::task::JoinError),
 }
@@ -123,7 +118,7 @@ impl From<&SnapshotError> for Code {
             | SnapshotError::Filter(_) => Self::InvalidArgument,
             SnapshotError::Store(_) | SnapshotError::LayerGone { .. } => Self::Unavailable,
             SnapshotError::Fs(error) if error.kind() == FsErrorKind::Full => Self::ResourceExhausted,
-            SnapshotError::Fs(_) | SnapshotError::Records { .. } | SnapshotError::Died(_) => Self::Internal,
+            SnapshotError::Fs(_) | SnapshotError::Died(_) => Self::Internal,
         }
     }
 }
@@ -132,16 +127,4 @@ impl From<SnapshotError> for Status {
     fn from(error: SnapshotError) -> Self {
         Self::new(Code::from(&error), full_text(&error))
     }
-}
-
-/// Returns an error's text and those of its sources: a status has no chain.
-pub(super) fn full_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -160,18 +160,19 @@ impl StoreLayers {
     }
 
     /// Remembers which store this node's snapshots are of, from the first one on.
-    ///
-    /// # Errors
-    /// Fails if that cannot be written.
-    pub(super) fn bind(&self) -> Result<(), sled::Error> {
+    pub(super) fn bind(&self) {
         let opened = self.opened().clone();
-        if let Some(store) = opened
-            && !self.inner.facts.contains_key(STORE_ID)?
-        {
-            self.inner.facts.insert(STORE_ID, store.id().as_bytes())?;
-            self.inner.facts.flush()?;
+        let Some(store) = opened else { return };
+        let facts = &self.inner.facts;
+        let kept = match facts.contains_key(STORE_ID) {
+            Ok(false) => facts
+                .insert(STORE_ID, store.id().as_bytes())
+                .and_then(|_| facts.flush()),
+            known => known.map(|_| 0),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "which store this node's snapshots are of is not kept");
         }
-        Ok(())
     }
 
     async fn ask<T: Send + 'static>(

@@ -21,6 +21,7 @@ use crate::fs::{self, FsError, random_name, remove_tree, sync_dir};
 
 use super::layers::RootAttributes;
 use super::record::{Kind, Record, Usage};
+use super::records::encode;
 
 const RECORD: &str = "record.json";
 
@@ -83,7 +84,7 @@ impl Directories {
         if record.kind == Kind::Active {
             make_dir(&staged.join("work"), 0o711)?;
         }
-        fs::create_new(&staged.join(RECORD), &encode(record, staged)?)?;
+        fs::create_new(&staged.join(RECORD), &encode(record)?)?;
         sync_dir(staged)?;
         let target = self.snapshot(record.id);
         rename(staged, &target)?;
@@ -94,7 +95,7 @@ impl Directories {
     pub(super) fn rewrite(&self, record: &Record) -> Result<(), FsError> {
         let dir = self.snapshot(record.id);
         let staged = self.staging().join(random_name());
-        fs::create_new(&staged, &encode(record, &dir)?)?;
+        fs::create_new(&staged, &encode(record)?)?;
         rename(&staged, &dir.join(RECORD))?;
         sync_dir(&dir)
     }
@@ -227,10 +228,6 @@ fn empty(dir: &Path) -> Result<(), FsError> {
 
 fn link_name(id: u64) -> String {
     format!("{id:x}")
-}
-
-fn encode(record: &Record, dir: &Path) -> Result<Vec<u8>, FsError> {
-    serde_json::to_vec(record).map_err(|error| FsError::new("encode the record of", dir, error.into()))
 }
 
 fn read_record(dir: &Path) -> Result<Option<Record>, FsError> {

@@ -3,9 +3,12 @@
 //! A change is durable before it is answered: sled is flushed, and a local snapshot's own record was
 //! written before. Where the two differ after a crash, the one beside the snapshot is right, since it is
 //! written first. What sled alone knows, and has no directory, is lost data and is told so.
+//! sled on a disk that was full once fails for as long as the process lives; what it alone would keep, layers of
+//! the store, can be made again, so that no call fails for that.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::SnapshotError;
@@ -31,6 +34,8 @@ pub enum OpenRecordsError {
 pub struct Records {
     root: PathBuf,
     tree: sled::Tree,
+    /// sled keeps nothing any more, and the log has said so.
+    fails: AtomicBool,
     set: Mutex<Set>,
 }
 
@@ -115,6 +120,7 @@ impl Records {
         Ok(Self {
             root: root.to_owned(),
             tree,
+            fails: AtomicBool::new(false),
             set: Mutex::new(set),
         })
     }
@@ -182,8 +188,8 @@ impl Records {
 
     /// Adds a record, or replaces the one of its name.
     pub(super) fn put(&self, record: Record) -> Result<(), SnapshotError> {
-        let text = self.encode(&record)?;
-        self.keep(|tree| tree.insert(record.name.as_bytes(), text).map(|_| ()))?;
+        let text = encode(&record)?;
+        self.keep(|tree| tree.insert(record.name.as_bytes(), text).map(drop));
         let mut set = self.set();
         set.remove(&record.name);
         set.insert(record);
@@ -194,39 +200,43 @@ impl Records {
     pub(super) fn rename(&self, name: &str, record: Record) -> Result<(), SnapshotError> {
         let mut batch = sled::Batch::default();
         batch.remove(name.as_bytes());
-        batch.insert(record.name.as_bytes(), self.encode(&record)?);
-        self.keep(|tree| tree.apply_batch(batch))?;
+        batch.insert(record.name.as_bytes(), encode(&record)?);
+        self.keep(|tree| tree.apply_batch(batch));
         let mut set = self.set();
         set.remove(name);
         set.insert(record);
         Ok(())
     }
 
-    pub(super) fn remove(&self, name: &str) -> Result<(), SnapshotError> {
-        self.keep(|tree| tree.remove(name.as_bytes()).map(|_| ()))?;
+    pub(super) fn remove(&self, name: &str) {
+        self.keep(|tree| tree.remove(name.as_bytes()).map(drop));
         self.set().remove(name);
-        Ok(())
     }
 
-    fn encode(&self, record: &Record) -> Result<Vec<u8>, SnapshotError> {
-        serde_json::to_vec(record).map_err(|error| self.failed(sled::Error::Io(error.into())))
-    }
-
-    fn keep(&self, change: impl FnOnce(&sled::Tree) -> sled::Result<()>) -> Result<(), SnapshotError> {
-        change(&self.tree)
-            .and_then(|()| self.tree.flush())
-            .map(|_| ())
-            .map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: sled::Error) -> SnapshotError {
-        SnapshotError::Records {
-            path: self.root.clone(),
-            source,
+    /// Makes a change last. Nothing depends on it: what sled does not keep is made again.
+    fn keep(&self, change: impl FnOnce(&sled::Tree) -> sled::Result<()>) {
+        let kept = change(&self.tree).and_then(|()| self.tree.flush().map(drop));
+        let failed = self.fails.swap(kept.is_err(), Ordering::AcqRel);
+        if let Err(error) = kept
+            && !failed
+        {
+            tracing::error!(
+                %error, root = %self.root.display(),
+                "the records of snapshots are not kept; after a restart they are made again from the snapshots \
+                 and the store. Once there is room on the disk, restart the agent"
+            );
         }
     }
 
     fn set(&self) -> MutexGuard<'_, Set> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns a record as it is kept.
+pub(super) fn encode(record: &Record) -> Result<Vec<u8>, FsError> {
+    let failed = |error: serde_json::Error| {
+        FsError::new("encode the record of", Path::new(&record.name), error.into())
+    };
+    serde_json::to_vec(record).map_err(failed)
 }

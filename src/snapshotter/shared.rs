@@ -19,6 +19,7 @@ use crate::api::{LayerState, LayerWish};
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest, LayerId};
 use crate::store::ChainRecord;
+use crate::telemetry::full_text;
 
 /// What is said of a layer that a mirror calls ready and this node does not see.
 pub(super) const NOT_SEEN: &str = "a mirror has extracted it, and this node does not see it yet";
@@ -209,7 +210,7 @@ impl Inner {
                 .mirrors
                 .layer(&wish)
                 .await
-                .map_err(|error| super::error::full_text(&error))?;
+                .map_err(|error| full_text(&error))?;
             let said = |otherwise: &str| answer.message.clone().unwrap_or_else(|| otherwise.to_owned());
             match answer.state {
                 LayerState::Ready => return Ok(()),
@@ -250,10 +251,7 @@ impl Inner {
         if let Some(parent) = &record.parent {
             self.records.find(parent)?;
         }
-        self.layers.bind().map_err(|source| SnapshotError::Records {
-            path: self.layers.root().to_owned(),
-            source,
-        })?;
+        self.layers.bind();
         self.records.put(record.clone())?;
         if let Some(layer) = record.shared() {
             self.references.add_layer(&layer.chain_id);

@@ -327,7 +327,7 @@ impl Inner {
                 children,
             });
         }
-        self.records.remove(key)?;
+        self.records.remove(key);
         self.directories.remove(record.id)?;
         if let Some(layer) = record.shared() {
             self.release(&layer.chain_id);

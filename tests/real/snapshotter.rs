@@ -12,6 +12,7 @@ use wharf::snapshotter::proto::snapshots::Kind;
 use crate::support::agent::{Agent, CHAIN, Client, lowerdirs, option};
 use crate::support::layers::{Layered, add, directory, record, tar_of, tar_with};
 use crate::support::mirror::{Mirror, Options};
+use crate::support::mount::SmallExt4;
 use crate::support::process::{free_address, shell, wait_until};
 use crate::support::upstream::{Upstream, bytes};
 
@@ -487,4 +488,77 @@ fn one_root_has_one_agent() {
     let ended = crate::support::process::run(second);
     assert_eq!(ended.code(), 1);
     assert!(ended.stderr.contains("another agent uses"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_full_disk_fails_what_needs_room_and_nothing_is_lost() {
+    let cluster = Cluster::start();
+    let image = cluster.publish("v1", &layers(1..4));
+    let disk = SmallExt4::mount(32 << 20);
+    let root = disk.path().join("root");
+    let mut agent = Agent::start_at(&root, cluster.store(), &[cluster.mirror.address()]);
+    let mut client = agent.client();
+    let names = run(&mut client, &image);
+    let filler = disk.path().join("filler");
+    shell(&format!(
+        "cat /dev/zero > '{}' 2>/dev/null || true",
+        filler.display()
+    ));
+    let mut keys = (100..10_000).map(|n| format!("moby/{n}/x"));
+    let full = keys
+        .find_map(|key| client.prepare(&key, &names[2]).err())
+        .expect("a full disk");
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full:?}");
+    client.mounts("moby/9/c").expect("mounts");
+    std::fs::remove_file(&filler).expect("make room");
+    client.prepare("moby/21/y", &names[2]).expect("a container");
+    client.remove("moby/21/y").expect("remove");
+    let before: Vec<String> = client.list(&[]).into_iter().map(|info| info.name).collect();
+    agent.kill();
+    agent.start_again();
+    let mut client = agent.client();
+    let after: Vec<String> = client.list(&[]).into_iter().map(|info| info.name).collect();
+    assert_eq!(after, before);
+    client.mounts("moby/9/c").expect("mounts");
+    agent.stop();
+}
+
+#[test]
+fn a_root_that_overlayfs_cannot_use_is_refused() {
+    let cluster = Cluster::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let overlay = dir.path().join("overlay");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| dir.path().join(name));
+    for dir in [&lower, &upper, &work] {
+        std::fs::create_dir(dir).expect("a directory");
+    }
+    let mount = wharf::snapshotter::proto::types::Mount {
+        r#type: "overlay".to_owned(),
+        source: "overlay".to_owned(),
+        target: String::new(),
+        options: vec![
+            format!("lowerdir={}", lower.display()),
+            format!("upperdir={}", upper.display()),
+            format!("workdir={}", work.display()),
+        ],
+    };
+    let _mounted = Mounted::new(&overlay, &[mount]);
+    for (root, expected) in [
+        (overlay, "local disk"),
+        (dir.path().join("a:b"), "choose another directory"),
+    ] {
+        let mut agent = crate::support::mirror::wharf();
+        agent
+            .arg("agent")
+            .arg("--store")
+            .arg(cluster.store())
+            .arg("--root")
+            .arg(&root);
+        agent
+            .args(["--mirror", "http://127.0.0.1:1", "--socket"])
+            .arg(dir.path().join("agent.sock"));
+        let ended = crate::support::process::run(agent);
+        assert_eq!(ended.code(), 1, "{}", root.display());
+        assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    }
 }

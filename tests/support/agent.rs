@@ -32,6 +32,7 @@ pub const CHAIN: &str = "containerd.io/snapshot.ref";
 pub struct Agent {
     service: Service,
     directory: TempDir,
+    root: PathBuf,
     arguments: Vec<String>,
 }
 
@@ -44,7 +45,31 @@ impl Agent {
     /// The same with further arguments.
     pub fn start_with(store: &Path, mirrors: &[SocketAddr], more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().join("root");
+        Self::start_in(directory, root, store, mirrors, more)
+    }
+
+    /// The same with its snapshots and records in `root`.
+    pub fn start_at(root: &Path, store: &Path, mirrors: &[SocketAddr]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self::start_in(
+            directory,
+            root.to_owned(),
+            store,
+            mirrors,
+            &["--content-links=false"],
+        )
+    }
+
+    fn start_in(
+        directory: TempDir,
+        root: PathBuf,
+        store: &Path,
+        mirrors: &[SocketAddr],
+        more: &[&str],
+    ) -> Self {
         let mut arguments = vec!["--store".to_owned(), store.display().to_string()];
+        arguments.extend(["--root".to_owned(), root.display().to_string()]);
         for mirror in mirrors {
             arguments.extend(["--mirror".to_owned(), format!("http://{mirror}")]);
         }
@@ -52,6 +77,7 @@ impl Agent {
         Self {
             service: serve(directory.path(), &arguments),
             directory,
+            root,
             arguments,
         }
     }
@@ -63,8 +89,8 @@ impl Agent {
     }
 
     /// The directory of its snapshots and records.
-    pub fn root(&self) -> PathBuf {
-        self.directory.path().join("root")
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// What it logged.
@@ -93,13 +119,7 @@ impl Agent {
 fn serve(directory: &Path, arguments: &[String]) -> Service {
     let socket = directory.join("agent.sock");
     let mut command = wharf();
-    command
-        .arg("agent")
-        .arg("--root")
-        .arg(directory.join("root"))
-        .arg("--socket")
-        .arg(&socket)
-        .args(arguments);
+    command.arg("agent").arg("--socket").arg(&socket).args(arguments);
     let mut service = Service::start("agent", directory, command);
     service.wait_ready(Duration::from_secs(20), || {
         std::os::unix::net::UnixStream::connect(&socket).ok()

@@ -93,14 +93,7 @@ impl LayerError {
 
     /// Returns the error and its causes in one line.
     pub fn full_text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(source) = cause {
-            text.push_str(": ");
-            text.push_str(&source.to_string());
-            cause = source.source();
-        }
-        text
+        crate::telemetry::full_text(self)
     }
 }
 
