@@ -4,3 +4,5 @@
 
 mod cluster;
 mod cold_pull;
+mod everyday;
+mod held;

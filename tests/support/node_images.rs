@@ -26,21 +26,23 @@ pub const HUNDRED: u32 = 100;
 const NOISE: usize = 64 << 10;
 
 /// Lists the tree of `library/tree` in a container, in the words of [`TREE`].
-pub const LIST_TREE: &str = "cd /tree; busybox find . | busybox sort | while read -r name; do \
-    busybox stat -c '%n %A %u:%g %h' \"$name\"; done";
-/// What a container of `library/tree` sees: name, mode, owner, links.
+pub const LIST_TREE: &str = "cd /tree; busybox find . | busybox sort | while read -r name; do
+  links=' %h'; [ -L \"$name\" ] || [ ! -d \"$name\" ] || links=
+  busybox stat -c \"%n %A %u:%g$links\" \"$name\"
+done";
+/// What a container of `library/tree` sees: name, mode, owner, and links but of directories.
 pub const TREE: &str = "\
-. drwxr-x--- 1000:1001 1
+. drwxr-x--- 1000:1001
 ./both -rwsr-s--- 1000:1000 1
 ./high -rw-r--r-- 3000000000:3000000001 1
 ./one -rw-r----- 7:8 3
-./opaque drwxr-xr-x 0:0 1
+./opaque drwxr-xr-x 0:0
 ./opaque/new -rw-r--r-- 0:0 1
-./replaced drwxr-xr-x 0:0 1
+./replaced drwxr-xr-x 0:0
 ./replaced/inner -rw-r--r-- 0:0 1
-./setgid drwxrwsr-x 8:8 1
+./setgid drwxrwsr-x 8:8
 ./setuid -rwsr-xr-x 0:0 1
-./sticky drwxrwxrwt 0:0 1
+./sticky drwxrwxrwt 0:0
 ./symlink lrwxrwxrwx 0:0 1
 ./three -rw-r----- 7:8 3
 ./two -rw-r----- 7:8 3

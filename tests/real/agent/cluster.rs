@@ -1,36 +1,37 @@
-//! What every test here has: the file system, the registry, the mirror, and nodes.
+//! What every test here has: the file system, the mirror, and nodes.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::support::dfs::{Kind, Shared};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::node::Node;
-use crate::support::node_images;
-use crate::support::registry::Registry;
 use crate::support::suite::Suite;
+
+/// How long a pull may take on a machine that is busy.
+pub const PULL: Duration = Duration::from_secs(120);
+/// The suites whose Docker can use a snapshotter.
+pub const DOCKERS: [Suite; 2] = [Suite::Forky, Suite::Trixie];
 
 /// A cluster; nodes are started by tests, and end before it.
 pub struct Cluster {
     pub mirror: Mirror,
-    pub registry: Registry,
     shared: Shared,
 }
 
 impl Cluster {
     /// Starts one with a store that holds nothing.
-    pub fn start() -> Self {
-        Self::start_with(|options| options)
+    pub fn start(upstream: SocketAddr) -> Self {
+        Self::start_with(Options::new(upstream))
     }
 
-    /// Starts one whose mirror has further settings.
-    pub fn start_with(change: impl FnOnce(Options) -> Options) -> Self {
+    /// Starts one whose mirror has such settings.
+    pub fn start_with(mut options: Options) -> Self {
         let shared = Shared::start(Kind::Gluster);
-        let registry = node_images::registry();
-        let mut options = change(Options::new(registry.address()));
         options.store = Some(shared.a().join("store"));
         Self {
             mirror: Mirror::start(&options),
-            registry,
             shared,
         }
     }
@@ -40,19 +41,29 @@ impl Cluster {
         self.shared.b().to_owned()
     }
 
-    /// Starts a Docker node.
+    /// Starts a Docker node that pulls through the mirror.
     pub fn docker_node(&self, suite: Suite) -> Node {
         Node::start_all(suite, &self.mount(), self.mirror.address())
     }
 
-    /// The blobs of layers that somebody has asked the mirror for by GET, of these.
-    pub fn asked_of_mirror(&self, layers: &[String]) -> Vec<String> {
+    /// The blobs among these that somebody has asked the mirror for by GET.
+    pub fn asked_of_mirror(&self, blobs: &[String]) -> Vec<String> {
         let log = self.mirror.log();
-        let asked = |layer: &&String| {
-            let path = format!("/blobs/{layer}");
+        let asked = |blob: &&String| {
+            let path = format!("/blobs/{blob}");
             log.lines()
                 .any(|line| line.contains("method=GET") && line.contains(&path))
         };
-        layers.iter().filter(asked).cloned().collect()
+        blobs.iter().filter(asked).cloned().collect()
+    }
+
+    /// Asserts that no node has asked the mirror for one of these blobs.
+    pub fn assert_not_asked(&self, blobs: &[String]) {
+        assert!(!blobs.is_empty());
+        assert_eq!(
+            self.asked_of_mirror(blobs),
+            Vec::<String>::new(),
+            "asked of the mirror"
+        );
     }
 }

@@ -1,17 +1,16 @@
-//! The first pull of an image, by several nodes at once.
+//! The first pull of an image, by several nodes at once, and pulls of what is there.
 
-use std::time::Duration;
-
-use super::cluster::Cluster;
-use crate::support::node_images::{LIST_TREE, TREE};
+use super::cluster::{Cluster, PULL};
+use crate::support::node_images::{HUNDRED, LIST_TREE, TREE, registry};
 use crate::support::suite::Suite;
 
-/// How long a pull may take on a machine that is busy.
-const PULL: Duration = Duration::from_secs(120);
+/// How much of a node's own disk an image may take.
+const LITTLE: u64 = 5 << 20;
 
 #[test]
 fn four_nodes_pull_a_new_image_at_once_and_no_layer_reaches_a_node() {
-    let cluster = Cluster::start();
+    let registry = registry();
+    let cluster = Cluster::start(registry.address());
     let suites = [Suite::Forky, Suite::Trixie, Suite::Forky, Suite::Trixie];
     let nodes = suites.map(|suite| cluster.docker_node(suite));
     let mut pulls = nodes
@@ -21,16 +20,38 @@ fn four_nodes_pull_a_new_image_at_once_and_no_layer_reaches_a_node() {
         let status = pull.wait(PULL);
         assert!(status.success(), "{}", pull.stderr());
     }
-    cluster
-        .registry
-        .assert_fetched_once(&cluster.registry.blobs("library/tree", "latest"));
+    registry.assert_fetched_once(&registry.blobs("library/tree", "latest"));
     for node in &nodes {
         assert_eq!(node.run_in("tree", LIST_TREE), TREE);
-        assert_eq!(
-            node.run_in("tree", "cat /tree/two /tree/replaced/inner"),
-            "sharedinner"
-        );
+        let contents = node.run_in("tree", "cat /tree/two /tree/replaced/inner");
+        assert_eq!(contents, "sharedinner");
     }
-    let layers = cluster.registry.layers("library/tree", "latest");
-    assert_eq!(cluster.asked_of_mirror(&layers), Vec::<String>::new());
+    cluster.assert_not_asked(&registry.layers("library/tree", "latest"));
+}
+
+#[test]
+fn an_image_of_a_hundred_layers_runs_and_takes_no_room_on_the_node() {
+    let registry = registry();
+    let cluster = Cluster::start(registry.address());
+    let node = cluster.docker_node(Suite::Forky);
+    let before = node.disk_used("/var/lib");
+    node.docker(&["pull", "hundred"]);
+    let used = node.disk_used("/var/lib") - before;
+    assert!(used < LITTLE, "{used} bytes");
+    let script = "cat /last; echo; ls /numbers | busybox wc -l";
+    let expected = format!("{}\n{HUNDRED}\n", HUNDRED - 1);
+    assert_eq!(node.run_in("hundred", script), expected);
+    cluster.assert_not_asked(&registry.layers("library/hundred", "latest"));
+}
+
+#[test]
+fn an_image_of_which_half_is_published_comes_whole() {
+    let registry = registry();
+    let cluster = Cluster::start(registry.address());
+    let node = cluster.docker_node(Suite::Trixie);
+    node.docker(&["pull", "half"]);
+    node.docker(&["pull", "whole"]);
+    assert_eq!(node.run_in("whole", "ls / | busybox grep -c noise"), "4\n");
+    registry.assert_fetched_once(&registry.layers("library/whole", "latest"));
+    cluster.assert_not_asked(&registry.layers("library/whole", "latest"));
 }
