@@ -4,5 +4,8 @@
 
 mod cluster;
 mod cold_pull;
+mod cri;
 mod everyday;
 mod held;
+mod losses;
+mod restarts;

@@ -8,8 +8,10 @@ mod cri;
 mod daemon;
 mod docker;
 mod files;
+mod start;
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,13 +19,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub use cri::{Cri, Pod};
 pub use daemon::Daemon;
-pub use files::{AgentOptions, CriMode};
+pub use files::CriMode;
+pub use start::AGENT_ROOT;
 
 use super::clients::{control_group, remove_control_groups};
 use super::mirror::WHARF;
-use super::process::{Ended, Service, bound_command, run, run_ok, wait_until};
+use super::process::{Service, bound_command, run_ok};
 use super::suite::Suite;
 
 const SETUP: &str = include_str!("node/setup.sh");
@@ -38,14 +40,31 @@ pub struct Node {
     pub agent: Daemon,
     pub containerd: Daemon,
     pub docker: Daemon,
+    agent_arguments: Vec<String>,
+    agent_socket: Option<UnixListener>,
     // Dropped last: the first process, then its directory.
     first: First,
+}
+
+/// Where a node's processes are: in the namespaces of its first.
+#[derive(Clone, Copy)]
+struct Place(Pid);
+
+impl Place {
+    fn command(self, program: &str) -> Command {
+        let mut command = bound_command("nsenter");
+        command.arg(format!("--target={}", self.0.as_raw_nonzero()));
+        command.args(["--mount", "--pid", "--", "env", "-i", "LC_ALL=C", "HOME=/root"]);
+        command.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+        command.arg(program);
+        command
+    }
 }
 
 /// The first process of a node.
 struct First {
     holder: Service,
-    pid: Pid,
+    place: Place,
     directory: TempDir,
 }
 
@@ -76,19 +95,16 @@ impl Node {
             agent: Daemon::new("agent", directory.path()),
             containerd: Daemon::new("containerd", directory.path()),
             docker: Daemon::new("dockerd", directory.path()),
+            agent_arguments: Vec::new(),
+            agent_socket: None,
             first: First {
                 holder,
-                pid,
+                place: Place(pid),
                 directory,
             },
         };
         node.mount_store();
         node
-    }
-
-    /// Which Debian it runs.
-    pub fn suite(&self) -> Suite {
-        self.suite
     }
 
     /// Returns where this process finds a path of the node that is on no mount of its own.
@@ -99,7 +115,10 @@ impl Node {
 
     /// Returns where this process finds any path of the node, also below what it has mounted.
     pub fn path_below_mounts(&self, inside: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{inside}", self.first.pid.as_raw_nonzero()))
+        PathBuf::from(format!(
+            "/proc/{}/root{inside}",
+            self.first.place.0.as_raw_nonzero()
+        ))
     }
 
     /// Writes a file of the node.
@@ -111,12 +130,7 @@ impl Node {
 
     /// Returns a command that runs on the node.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = bound_command("nsenter");
-        command.arg(format!("--target={}", self.first.pid.as_raw_nonzero()));
-        command.args(["--mount", "--pid", "--", "env", "-i", "LC_ALL=C", "HOME=/root"]);
-        command.args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
-        command.arg(program);
-        command
+        self.first.place.command(program)
     }
 
     /// Runs a shell script on the node, which must succeed.
@@ -124,13 +138,6 @@ impl Node {
         let mut command = self.command("/bin/sh");
         command.args(["-euc", script]);
         run_ok(command)
-    }
-
-    /// Runs a command on the node, which may fail.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> Ended {
-        let mut command = self.command(program);
-        command.args(arguments);
-        run(command)
     }
 
     /// Mounts the store, read-only.
@@ -154,7 +161,7 @@ impl Node {
 
 impl Drop for First {
     fn drop(&mut self) {
-        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = kill_process(self.place.0, Signal::KILL);
         self.holder.wait(Duration::from_secs(20));
         remove_control_groups();
     }
@@ -170,11 +177,4 @@ pub fn children(pid: u32) -> Vec<Pid> {
 /// Returns the control group that containers of this test belong to.
 fn cgroup_parent() -> String {
     format!("/{}", control_group())
-}
-
-/// Waits until a file of a node is a socket that somebody listens on.
-fn wait_for_socket(path: &Path, what: &str) {
-    wait_until(what, START_TIMEOUT, || {
-        std::os::unix::net::UnixStream::connect(path).ok()
-    });
 }

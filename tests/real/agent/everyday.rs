@@ -39,23 +39,23 @@ fn assert_saved(node: &Node, image: &str, layers: &[String]) {
 fn containers_run_and_restart_and_become_images() {
     on_both(|cluster, _, node| {
         node.docker(&["pull", "tree"]);
-        node.run_detached("c", "tree");
-        assert_eq!(node.exec("c", LIST_TREE), TREE);
-        node.exec("c", "echo written > /tree/one; rm /tree/three; echo new > /new");
-        node.docker(&["restart", "--time=0", "c"]);
+        node.run_detached("box", "tree");
+        assert_eq!(node.exec("box", LIST_TREE), TREE);
+        node.exec("box", "echo written > /tree/one; rm /tree/three; echo new > /new");
+        node.docker(&["restart", "--time=0", "box"]);
         assert_eq!(
-            node.exec("c", "cat /tree/one /new; ls /tree/three 2>&1 || true"),
+            node.exec("box", "cat /tree/one /new; ls /tree/three 2>&1 || true"),
             "written\nnew\nls: /tree/three: No such file or directory\n"
         );
-        let diff = node.docker(&["diff", "c"]);
+        let diff = node.docker(&["diff", "box"]);
         let diff: Vec<&str> = diff.lines().filter(|line| !line.ends_with("/tree")).collect();
         assert!(
             diff.contains(&"D /tree/three") && diff.contains(&"A /new"),
             "{diff:?}"
         );
         assert!(node.docker(&["ps", "--size"]).contains("virtual"));
-        node.docker(&["commit", "c", "committed"]);
-        node.docker(&["rm", "--force", "c"]);
+        node.docker(&["commit", "box", "committed"]);
+        node.docker(&["rm", "--force", "box"]);
         assert_eq!(
             node.run_in("committed", "cat /new /tree/two; ls /tree"),
             "new\nsharedboth\nhigh\none\nopaque\nreplaced\nsetgid\nsetuid\nsticky\nsymlink\ntwo\n"
@@ -123,12 +123,12 @@ fn what_is_removed_leaves_the_node_and_not_the_store() {
         let store = cluster.mirror.store();
         node.docker(&["pull", "tree"]);
         let before = listing(store);
-        node.run_detached("c", "tree");
+        node.run_detached("box", "tree");
         node.docker(&["rmi", "--force", "tree"]);
-        assert_eq!(node.exec("c", LIST_TREE), TREE);
+        assert_eq!(node.exec("box", LIST_TREE), TREE);
         node.docker(&["pull", "tree"]);
         assert_saved(node, "tree", &layers);
-        node.docker(&["rm", "--force", "c"]);
+        node.docker(&["rm", "--force", "box"]);
         node.docker(&["rmi", "tree"]);
         let snapshots = node.shell("ctr --namespace moby snapshots --snapshotter wharf ls | tail -n +2");
         assert_eq!(snapshots, "");

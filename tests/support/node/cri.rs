@@ -15,7 +15,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::files::CONTAINERD_SOCKET;
+use super::start::CONTAINERD_SOCKET;
 use super::{Node, cgroup_parent};
 
 /// How long any call may take.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 
-use super::children;
+use super::{START_TIMEOUT, children};
 use crate::support::process::Service;
 
 /// How long a daemon may take to end by itself.
@@ -28,13 +28,16 @@ impl Daemon {
         }
     }
 
-    /// Starts it by a command of the node, which is there once `ready` gives a value.
-    pub(super) fn start(&mut self, command: Command, timeout: Duration, ready: impl FnMut() -> Option<()>) {
+    /// Starts it by a command of the node; it need not answer yet.
+    pub(super) fn launch(&mut self, command: Command) {
         assert!(!self.runs(), "{} runs already", self.name);
-        let service = self
-            .service
-            .insert(Service::start(self.name, &self.logs, command));
-        service.wait_ready(timeout, ready);
+        self.service = Some(Service::start(self.name, &self.logs, command));
+    }
+
+    /// Waits until it is there, as `ready` tells.
+    pub(super) fn wait_ready(&mut self, ready: impl FnMut() -> Option<()>) {
+        let service = self.service.as_mut().expect("a daemon that was launched");
+        service.wait_ready(START_TIMEOUT, ready);
     }
 
     /// Whether it runs.

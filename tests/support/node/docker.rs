@@ -69,4 +69,14 @@ impl Node {
         let mut objects: Vec<Value> = serde_json::from_str(&text).expect("JSON");
         objects.pop().expect("an object")
     }
+
+    /// The stacks of an image's layers, the lowest first.
+    pub fn chain_ids(&self, image: &str) -> Vec<String> {
+        let inspected = self.inspect(image);
+        let diff_ids = inspected["RootFS"]["Layers"].as_array().expect("layers");
+        let diff_ids = diff_ids
+            .iter()
+            .map(|id| id.as_str().expect("a DiffID").to_owned());
+        super::super::layers::chain_ids(&diff_ids.collect::<Vec<_>>())
+    }
 }

@@ -1,25 +1,8 @@
-//! The files of a node, as under `config/`, and the starting of its daemons.
+//! The files of a node, as under `config/`.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::time::Duration;
 
-use super::{Node, START_TIMEOUT, STORE, cgroup_parent, wait_for_socket};
-use crate::support::process::run;
-
-/// The agent's socket.
-const AGENT_SOCKET: &str = "/run/wharf/agent.sock";
-/// containerd's socket, where everybody looks for it.
-pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-/// The agent's root.
-pub const AGENT_ROOT: &str = "/var/lib/wharf-agent";
-
-/// What an agent is started with.
-#[derive(Clone, Debug, Default)]
-pub struct AgentOptions {
-    pub mirrors: Vec<SocketAddr>,
-    pub arguments: Vec<&'static str>,
-}
+use super::Node;
 
 /// How Kubernetes' part of containerd pulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,76 +16,11 @@ pub enum CriMode {
 }
 
 impl Node {
-    /// Starts an agent, and waits until it serves.
-    pub fn start_agent(&mut self, options: &AgentOptions) {
-        let mut command = self.command("/opt/wharf");
-        command.args([
-            "agent",
-            "--store",
-            STORE,
-            "--root",
-            AGENT_ROOT,
-            "--socket",
-            AGENT_SOCKET,
-        ]);
-        command.args(["--log-level", "info,wharf::snapshotter=debug"]);
-        for mirror in &options.mirrors {
-            command.arg(format!("--mirror=http://{mirror}"));
-        }
-        command.args(&options.arguments);
-        let socket = self.path_below_mounts(AGENT_SOCKET);
-        self.agent.start(command, Duration::from_secs(20), || {
-            std::os::unix::net::UnixStream::connect(&socket).ok().map(drop)
-        });
-    }
-
-    /// Starts containerd with the file that is there, and waits until it answers.
-    pub fn start_containerd(&mut self) {
-        let mut command = self.command("containerd");
-        command.args(["--config", "/etc/containerd/config.toml"]);
-        let containerd = self.command("ctr");
-        let mut containerd = Some(containerd);
-        let socket = self.path_below_mounts(CONTAINERD_SOCKET);
-        let probe = || {
-            std::os::unix::net::UnixStream::connect(&socket).ok()?;
-            let mut command = containerd.take().expect("one probe");
-            command.arg("version");
-            let ended = run(command);
-            assert!(ended.status.success(), "ctr version: {}", ended.stderr);
-            Some(())
-        };
-        self.containerd.start(command, START_TIMEOUT, probe);
-    }
-
-    /// Starts dockerd with the file that is there, and waits until it answers.
-    pub fn start_docker(&mut self) {
-        let mut command = self.command("dockerd");
-        command.args(["--containerd", CONTAINERD_SOCKET, "--bridge=none"]);
-        command.args([
-            "--iptables=false",
-            "--ip6tables=false",
-            "--cgroup-parent",
-            &cgroup_parent(),
-        ]);
-        let socket = self.path_below_mounts("/run/docker.sock");
-        self.docker.start(command, START_TIMEOUT, || {
-            std::os::unix::net::UnixStream::connect(&socket).ok().map(drop)
-        });
-        let info = self.docker(&["version", "--format", "{{.Server.Version}}"]);
-        let containerd = self.shell("containerd --version | cut -d' ' -f3");
-        println!(
-            "{:?}: Docker {} on containerd {}",
-            self.suite(),
-            info.trim(),
-            containerd.trim()
-        );
-    }
-
     /// Writes the files of a Docker node whose layers lie on the store.
     pub fn configure_docker(&self, mirror: SocketAddr) {
         self.write(
             "/etc/containerd/config.toml",
-            &format!("version = {}\n{PROXY}", self.suite().config_version()),
+            &format!("version = {}\n{PROXY}", self.suite.config_version()),
         );
         let daemon = serde_json::json!({
             "features": {"containerd-snapshotter": true},
@@ -128,24 +46,6 @@ impl Node {
              capabilities = [\"pull\", \"resolve\"]\n[host.\"http://{mirror}\".header]\nWharf-Hold = \"true\"\n"
         );
         self.write("/etc/containerd/certs.d/docker.io/hosts.toml", &hosts);
-    }
-
-    /// Starts agent, containerd and dockerd, in that order, on a node that pulls from one mirror.
-    pub fn start_all(suite: crate::support::suite::Suite, shared: &Path, mirror: SocketAddr) -> Self {
-        let mut node = Self::start(suite, shared);
-        node.configure_docker(mirror);
-        node.start_agent(&AgentOptions {
-            mirrors: vec![mirror],
-            ..AgentOptions::default()
-        });
-        node.start_containerd();
-        node.start_docker();
-        node
-    }
-
-    /// Waits until containerd listens.
-    pub fn wait_for_containerd(&self) {
-        wait_for_socket(&self.path_below_mounts(CONTAINERD_SOCKET), "containerd");
     }
 }
 
