@@ -62,6 +62,9 @@ pub struct Config {
     pub store_timeout: Duration,
     /// How long requests under way may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long the manifest of an image is held at most until its layers are extracted, for clients that read
+    /// them from the store.
+    pub hold_timeout: Duration,
     /// Users and bcrypt hashes of those who may ask; everyone may if not set.
     pub htpasswd: Option<PathBuf>,
     /// TLS for clients; plain HTTP if not set.
@@ -194,6 +197,7 @@ impl Default for Config {
             buffer_memory: 48 << 20,
             store_timeout: Duration::from_secs(20),
             drain_timeout: Duration::from_secs(30),
+            hold_timeout: Duration::from_secs(240),
             htpasswd: None,
             tls: None,
             log: Log::default(),

@@ -7,15 +7,15 @@
 pub mod access;
 mod blob;
 mod error;
+mod hold;
 mod htpasswd;
 mod listing;
 mod manifest;
 mod observe;
 mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -24,6 +24,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -32,6 +33,7 @@ use crate::oci::ErrorCode;
 use crate::telemetry::{Metrics, metrics};
 
 pub use access::{Access, OpenAccessError};
+pub use hold::Holds;
 
 use access::Asker;
 use error::ApiError;
@@ -49,8 +51,10 @@ pub struct App {
     pub metrics: Metrics,
     /// One log line for each request.
     pub log_access: bool,
-    /// Set once the process is to end.
-    pub is_draining: Arc<AtomicBool>,
+    /// Cancelled once the process is to end.
+    pub draining: CancellationToken,
+    /// Whose manifests are held.
+    pub holds: Arc<Holds>,
 }
 
 /// Makes the service of all requests.
@@ -117,7 +121,7 @@ async fn respond(
         observed.repository(&scope.repository);
         app.access.check(&asker, &scope.repository)?;
     }
-    let mut response = dispatch(app, request, &asker, &route).await?;
+    let mut response = dispatch(app, request, address.ip(), &asker, &route).await?;
     if let Some(namespace) = route.scope().and_then(Scope::namespace)
         && let Ok(value) = HeaderValue::from_str(namespace)
     {
@@ -126,7 +130,13 @@ async fn respond(
     Ok(response)
 }
 
-async fn dispatch(app: &App, request: &Parts, asker: &Asker, route: &Route) -> Result<Response, ApiError> {
+async fn dispatch(
+    app: &App,
+    request: &Parts,
+    address: IpAddr,
+    asker: &Asker,
+    route: &Route,
+) -> Result<Response, ApiError> {
     let mirror = &app.mirror;
     match route {
         Route::Base => Ok(([(header::CONTENT_TYPE, "application/json")], "{}").into_response()),
@@ -134,8 +144,15 @@ async fn dispatch(app: &App, request: &Parts, asker: &Asker, route: &Route) -> R
             let is_visible = |repository: &_| app.access.check(asker, repository).is_ok();
             listing::catalog(mirror, page, is_visible).await
         }
-        Route::Manifest { scope, reference } => manifest::answer(mirror, request, scope, reference).await,
-        Route::Blob { scope, digest } => blob::answer(mirror, request, scope, digest).await,
+        Route::Manifest { scope, reference } => {
+            manifest::answer(app, request, address, scope, reference).await
+        }
+        Route::Blob { scope, digest } => {
+            if request.method == Method::GET {
+                app.holds.note_blob(&request.headers, address, digest);
+            }
+            blob::answer(mirror, request, scope, digest).await
+        }
         Route::Tags { scope, page } => listing::tags(mirror, &request.uri, scope, page).await,
         Route::Referrers {
             scope,
@@ -173,7 +190,7 @@ fn health(
 
 /// A mirror whose store fails goes on past it, and so is ready: all mirrors of a store would fail together.
 async fn readiness(app: &App) -> Result<String, String> {
-    if app.is_draining.load(Ordering::Acquire) {
+    if app.draining.is_cancelled() {
         return Err("draining\n".to_owned());
     }
     Ok(match timeout(READINESS_TIMEOUT, app.mirror.check_store()).await {

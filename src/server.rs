@@ -5,7 +5,6 @@ mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,9 +20,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::http::{Access, App, router};
+use crate::http::{Access, App, Holds, router};
 use crate::index::Index;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -98,12 +98,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let index = Index::open(&config.index)?;
     let metrics = Metrics::new(config.upstreams.keys().cloned());
     let upstreams = Upstreams::new(&config, metrics.clone())?;
+    let draining = CancellationToken::new();
     let app = App {
         mirror: Mirror::new(&config, store, index, upstreams, metrics.clone()),
         access: Arc::clone(&access),
         metrics,
         log_access: config.log.access,
-        is_draining: Arc::new(AtomicBool::new(false)),
+        holds: Arc::new(Holds::new(config.hold_timeout, draining.clone())),
+        draining: draining.clone(),
     };
     if let Some(path) = config.htpasswd.clone() {
         tokio::spawn(reload::when_changed(vec![path], move || Ok(access.reload()?)));
@@ -121,10 +123,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         "serving"
     );
     let handle = Handle::new();
-    let (mirror, is_draining) = (app.mirror.clone(), Arc::clone(&app.is_draining));
+    let mirror = app.mirror.clone();
     let drain = Drain {
         handle: handle.clone(),
-        is_draining,
+        draining,
         timeout: config.drain_timeout,
     };
     let draining = tokio::spawn(drain.at_signal(signals));
@@ -239,7 +241,7 @@ where
 /// How the process ends.
 struct Drain {
     handle: Handle<SocketAddr>,
-    is_draining: Arc<AtomicBool>,
+    draining: CancellationToken,
     timeout: Duration,
 }
 
@@ -257,11 +259,11 @@ impl Drain {
         signalled().await;
         let Self {
             handle,
-            is_draining,
+            draining,
             timeout,
         } = self;
         tracing::info!(connections = handle.connection_count(), ?timeout, "draining");
-        is_draining.store(true, Ordering::Release);
+        draining.cancel();
         handle.graceful_shutdown(Some(timeout));
         tokio::spawn(async move {
             signalled().await;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use wharf::oci::RegistryHost;
 use wharf::telemetry::Metrics;
 use wharf::telemetry::labels::{
-    FillOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome,
+    FillOutcome, HoldOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome,
 };
 
 fn project(path: &str) -> String {
@@ -54,6 +55,7 @@ fn the_metrics_that_the_readme_names_exist() {
     metrics.rate_limit(&hub, Some(100), Some(0));
     metrics.fill(FillOutcome::Failed);
     metrics.layer(LayerOutcome::Failed);
+    metrics.held(HoldOutcome::TimedOut, Duration::ZERO);
     metrics.store_error("write", StoreErrorKind::Full);
     let rendered = metrics.render();
     let known: Vec<&str> = rendered

@@ -12,6 +12,7 @@ mod docker;
 mod dockerfile;
 mod doctor;
 mod full_store;
+mod held;
 mod hung_store;
 mod images;
 mod layers;

@@ -43,6 +43,7 @@ pub(super) struct RawConfig {
     pub(super) store_timeout: Option<String>,
     #[serde(deserialize_with = "duration_text")]
     pub(super) drain_timeout: Option<String>,
+    pub(super) hold_timeout: Option<String>,
     pub(super) htpasswd: Option<PathBuf>,
     pub(super) tls: Option<RawTls>,
     pub(super) log: RawLog,

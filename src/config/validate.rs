@@ -67,6 +67,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
         buffer_memory: size("buffer_memory", raw.buffer_memory, default.buffer_memory)?,
         store_timeout: timeout("store_timeout", raw.store_timeout, default.store_timeout)?,
         drain_timeout: duration("drain_timeout", raw.drain_timeout, default.drain_timeout)?,
+        hold_timeout: duration("hold_timeout", raw.hold_timeout, default.hold_timeout)?,
         htpasswd: path("htpasswd", raw.htpasswd)?,
         tls: raw.tls.map(tls).transpose()?,
         log: log(raw.log)?,

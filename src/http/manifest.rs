@@ -1,22 +1,27 @@
 //! `/v2/<name>/manifests/<reference>`.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::App;
 use super::error::{ApiError, Subject};
 use super::route::Scope;
-use crate::mirror::{Freshness, Mirror, ServedManifest};
+use crate::mirror::{Freshness, ServedManifest};
 use crate::oci::{Accept, Digest, Reference};
 
-/// Answers GET and HEAD; only GET starts the fills of the image's blobs.
+/// Answers GET and HEAD; only GET starts the fills of the image's blobs, and may be held.
 pub(super) async fn answer(
-    mirror: &Mirror,
+    app: &App,
     request: &Parts,
+    address: IpAddr,
     scope: &Scope,
     reference: &Reference,
 ) -> Result<Response, ApiError> {
+    let mirror = &app.mirror;
     let accept = Accept::parse(
         request
             .headers
@@ -41,7 +46,11 @@ pub(super) async fn answer(
     if is_head {
         return Ok((length, headers, Body::empty()).into_response());
     }
-    Ok((length, headers, Body::from(served.bytes)).into_response())
+    let image = mirror.image(&scope.repository, &served.digest);
+    let body = app
+        .holds
+        .body(&request.headers, address, served.bytes, image, &app.metrics);
+    Ok((length, headers, body).into_response())
 }
 
 fn headers(served: &ServedManifest) -> HeaderMap {

@@ -86,6 +86,7 @@ impl Inner {
                 .map(|links| (Arc::clone(extraction), Arc::<[ChainLink]>::from(links))),
             _ => None,
         };
+        image.set_extracted(links.is_some());
         let mut tasks = JoinSet::new();
         // If it could not be had, it is asked for anew with the manifest.
         if links.is_none() && !image.has_config_ended() {

@@ -215,6 +215,34 @@ impl EncodeLabelValue for LayerOutcome {
     }
 }
 
+/// Why a manifest was held no longer.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum HoldOutcome {
+    /// Every layer is published.
+    Published,
+    /// A layer could not be, or the image is not extracted.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// The mirror was to end.
+    Draining,
+}
+
+impl HoldOutcome {
+    pub(super) const ALL: &[Self] = &[Self::Published, Self::Failed, Self::TimedOut, Self::Draining];
+}
+
+impl EncodeLabelValue for HoldOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        encoder.write_str(match self {
+            HoldOutcome::Published => "published",
+            HoldOutcome::Failed => "failed",
+            HoldOutcome::TimedOut => "timeout",
+            HoldOutcome::Draining => "draining",
+        })
+    }
+}
+
 /// What kind of error a call of the store ended with.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub enum StoreErrorKind {

@@ -18,7 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
 
 use super::labels::{
-    BlobResult, FillOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind, UpstreamOutcome,
+    BlobResult, FillOutcome, HoldOutcome, LayerOutcome, ManifestResult, StoreErrorKind, UpstreamKind,
+    UpstreamOutcome,
 };
 use crate::oci::RegistryHost;
 
@@ -55,6 +56,8 @@ struct Table {
     layers: Family<LayerLabels, Counter>,
     layers_running: Gauge,
     layers_seconds: Counter<f64, AtomicU64>,
+    held: Family<HoldLabels, Counter>,
+    held_seconds: Counter<f64, AtomicU64>,
     store_errors: Family<StoreErrorLabels, Counter>,
 }
 
@@ -90,6 +93,11 @@ struct UpstreamRequestLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FillLabels {
     outcome: FillOutcome,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct HoldLabels {
+    outcome: HoldOutcome,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -182,6 +190,12 @@ impl Metrics {
                 "layers_extraction_seconds",
                 "Time that extracted layers took, waiting for their bytes included",
             ),
+            held: register(
+                r,
+                "manifests_held",
+                "Manifests held until layers were published, by why they were released",
+            ),
+            held_seconds: register(r, "manifests_held_seconds", "Time that manifests were held"),
             store_errors: register(r, "store_errors", "Calls of the store that failed"),
             registry,
         }));
@@ -196,6 +210,7 @@ impl Metrics {
             manifest_requests,
             fills,
             layers,
+            held,
             store_errors,
             ..
         } = &*self.0;
@@ -210,6 +225,9 @@ impl Metrics {
         }
         for outcome in LayerOutcome::ALL.iter().copied() {
             drop(layers.get_or_create(&LayerLabels { outcome }));
+        }
+        for outcome in HoldOutcome::ALL.iter().copied() {
+            drop(held.get_or_create(&HoldLabels { outcome }));
         }
         for kind in StoreErrorKind::ALL.iter().copied() {
             for operation in STORE_OPERATIONS {
@@ -325,6 +343,12 @@ impl Metrics {
     /// Counts a layer of an image.
     pub fn layer(&self, outcome: LayerOutcome) {
         self.0.layers.get_or_create(&LayerLabels { outcome }).inc();
+    }
+
+    /// Counts a manifest that was held.
+    pub fn held(&self, outcome: HoldOutcome, took: Duration) {
+        self.0.held.get_or_create(&HoldLabels { outcome }).inc();
+        self.0.held_seconds.inc_by(took.as_secs_f64());
     }
 
     /// Counts a layer as being extracted until the guard is dropped.

@@ -11,6 +11,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
 use super::LayerError;
@@ -28,6 +29,8 @@ pub struct Image {
     config: Option<Descriptor>,
     layers: Vec<Layer>,
     config_stage: watch::Sender<LayerStage>,
+    /// Whether its layers are to be extracted; `None` until that is known.
+    is_extracted: watch::Sender<Option<bool>>,
 }
 
 /// One layer of an [`Image`].
@@ -95,6 +98,7 @@ impl Image {
             layers: layers.cloned().map(Layer::new).collect(),
             config,
             config_stage: watch::Sender::new(config_stage),
+            is_extracted: watch::Sender::new(None),
         }
     }
 
@@ -114,6 +118,21 @@ impl Image {
         for layer in &self.layers {
             layer.ended().await;
         }
+    }
+
+    /// Waits until every layer is published, or one will not be; tells which.
+    pub async fn published(&self) -> bool {
+        let known = self
+            .is_extracted
+            .subscribe()
+            .wait_for(Option::is_some)
+            .await
+            .is_ok_and(|known| *known == Some(true));
+        let published = self.layers.iter().map(async |layer| match layer.ended().await {
+            LayerStage::Published => Ok(()),
+            _ => Err(()),
+        });
+        known && try_join_all(published).await.is_ok()
     }
 
     /// Returns what failed: of the config, and then of the layers from the bottom up.
@@ -150,6 +169,13 @@ impl Image {
                 is_open
             });
         }
+        self.is_extracted
+            .send_if_modified(|known| known.is_none() && known.replace(false).is_none());
+    }
+
+    /// Tells whether the layers are to be extracted.
+    pub(in crate::mirror) fn set_extracted(&self, is_extracted: bool) {
+        self.is_extracted.send_replace(Some(is_extracted));
     }
 
     pub(in crate::mirror) fn has_config_ended(&self) -> bool {
@@ -247,6 +273,25 @@ mod tests {
             image.layers()[1].status().stage,
             LayerStage::Failed(LayerError::Stopped)
         ));
+    }
+
+    #[tokio::test]
+    async fn an_image_is_published_when_all_its_layers_are_and_is_not_when_one_fails() {
+        let (whole, broken, blobs) = (image(), image(), image());
+        let mut published = Box::pin(whole.published());
+        assert!(futures_util::poll!(&mut published).is_pending());
+        whole.set_extracted(true);
+        for layer in whole.layers() {
+            assert!(futures_util::poll!(&mut published).is_pending());
+            layer.set_stage(LayerStage::Published);
+        }
+        assert!(published.await);
+        // The lower layer is still on its way, and need not be waited for.
+        broken.set_extracted(true);
+        broken.layers()[1].set_stage(LayerStage::Failed(LayerError::NotStored));
+        assert!(!broken.published().await);
+        blobs.set_extracted(false);
+        assert!(!blobs.published().await);
     }
 
     #[test]

@@ -1,0 +1,261 @@
+//! Held manifests: whose body waits until the image's layers are published.
+//!
+//! A client that reads layers from the store looks for them right after the manifest, and fetches all that it does not find
+//! there. So it gets the manifest's headers at once, and its body when the layers have their names: its wait is bounded by
+//! nothing shorter then (tried: skopeo, dockerd and ctr waited 100 s for a body once the headers were there),
+//! while an answer to the snapshotter would be awaited with containerd's locks held.
+//!
+//! ```text
+//! held ──→ all layers published ──→ the body       the client finds every layer
+//!   ├────→ a layer failed, or none is extracted    it fetches the blobs as usual
+//!   ├────→ `hold_timeout` is over                  the same
+//!   └────→ this process is to end                  the same, from another mirror
+//! ```
+//! Meanwhile a byte of the body is sent every few seconds, so that no idle timeout on the way strikes. HEAD, 304
+//! and indexes are never held, nor is what is published. Who was held and fetches those layers' blobs all the same does not
+//! see the store, and is not held for a while.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, HeaderName, header};
+use quick_cache::sync::Cache;
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::mirror::Image;
+use crate::oci::Digest;
+use crate::telemetry::Metrics;
+use crate::telemetry::labels::HoldOutcome;
+
+/// The header by which a client says that it reads layers from the store: hosts.toml can set one.
+const READS_STORE: HeaderName = HeaderName::from_static("wharf-reads-store");
+
+/// What containerd puts into the User-Agent of a Docker or containerd whose snapshotter is `wharf agent`.
+const SNAPSHOTTER: &str = "storage-driver/wharf";
+
+/// Well below the minute after which proxies give an idle answer up.
+const DRIP: Duration = Duration::from_secs(5);
+
+/// How long a client is not held that was, and fetched blobs all the same.
+const DISTRUST: Duration = Duration::from_secs(600);
+
+/// How many clients are remembered.
+const MAX_CLIENTS: usize = 8192;
+
+/// Who is held, and who was for nothing.
+pub struct Holds {
+    timeout: Duration,
+    draining: CancellationToken,
+    /// The image that each client was last held for, and got.
+    released: Cache<Client, Arc<Image>>,
+    /// Until when clients are not held.
+    distrusted: Cache<Client, Instant>,
+}
+
+/// A client, as far as clients can be told apart.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Client {
+    address: IpAddr,
+    user_agent: String,
+}
+
+impl Client {
+    fn of(headers: &HeaderMap, address: IpAddr) -> Self {
+        let user_agent = headers
+            .get(header::USER_AGENT)
+            .and_then(|value| value.to_str().ok());
+        Self {
+            address,
+            user_agent: user_agent.unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// Tells whether a client says that it reads layers from the store.
+fn reads_store(headers: &HeaderMap) -> bool {
+    let says_so = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.trim() == "true");
+    let has_snapshotter = |value: &http::HeaderValue| {
+        let text = value.to_str().unwrap_or_default();
+        text.split(' ').any(|product| product == SNAPSHOTTER)
+    };
+    headers.get_all(READS_STORE).iter().any(says_so)
+        || headers.get_all(header::USER_AGENT).iter().any(has_snapshotter)
+}
+
+impl Holds {
+    /// Holds manifests for at most `timeout`, and none once `draining` is cancelled.
+    pub fn new(timeout: Duration, draining: CancellationToken) -> Self {
+        Self {
+            timeout,
+            draining,
+            released: Cache::new(MAX_CLIENTS),
+            distrusted: Cache::new(MAX_CLIENTS),
+        }
+    }
+
+    /// Tells whether a client's manifest of an image that is on its way is to be held.
+    fn is_held(&self, client: &Client) -> bool {
+        let until = self.distrusted.get(client);
+        !self.draining.is_cancelled() && until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Makes the body of a manifest, which waits for the image's layers if this client reads them from the store.
+    pub(super) fn body(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        manifest: Bytes,
+        image: Option<Arc<Image>>,
+        metrics: &Metrics,
+    ) -> Body {
+        let client = Client::of(headers, address);
+        match image {
+            Some(image) if reads_store(headers) && self.is_held(&client) => {
+                let release = Arc::clone(self).release(client, image, metrics.clone());
+                dripping(manifest, DRIP, release)
+            }
+            Some(_) | None => Body::from(manifest),
+        }
+    }
+
+    /// Waits until a manifest is to be held no longer.
+    async fn release(self: Arc<Self>, client: Client, image: Arc<Image>, metrics: Metrics) {
+        let started = Instant::now();
+        let outcome = tokio::select! {
+            () = self.draining.cancelled() => HoldOutcome::Draining,
+            published = timeout(self.timeout, image.published()) => match published {
+                Ok(true) => HoldOutcome::Published,
+                Ok(false) => HoldOutcome::Failed,
+                Err(_) => HoldOutcome::TimedOut,
+            },
+        };
+        metrics.held(outcome, started.elapsed());
+        tracing::debug!(
+            client = %client.address, image = %image.repository, manifest = %image.digest, ?outcome,
+            "a manifest was held"
+        );
+        if outcome == HoldOutcome::Published {
+            self.released.insert(client, image);
+        }
+    }
+
+    /// Notes that a client fetches a blob: if it is a layer that it was held for, it does not see the store.
+    pub(super) fn note_blob(&self, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
+        if !reads_store(headers) {
+            return;
+        }
+        let client = Client::of(headers, address);
+        let is_layer = |image: Arc<Image>| image.layers().iter().any(|layer| layer.blob.digest == *digest);
+        if self.released.get(&client).is_some_and(is_layer) {
+            tracing::info!(
+                client = %client.address, user_agent = client.user_agent,
+                "a client that says that it reads layers from the store fetches one; its manifests are not held for \
+                 {DISTRUST:?}"
+            );
+            self.released.remove(&client);
+            self.distrusted.insert(client, Instant::now() + DISTRUST);
+        }
+    }
+}
+
+/// Makes a body that sends a byte every `pause` until `release`, and then the rest.
+fn dripping(bytes: Bytes, pause: Duration, release: impl Future<Output = ()> + Send + 'static) -> Body {
+    let mut ticks = interval_at(tokio::time::Instant::now() + pause, pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let state = (bytes, ticks, Some(Box::pin(release)));
+    Body::from_stream(stream::unfold(
+        state,
+        |(mut bytes, mut ticks, mut release)| async move {
+            if bytes.is_empty() {
+                return None;
+            }
+            let mut piece = Bytes::new();
+            if let Some(held) = &mut release {
+                tokio::select! {
+                    biased;
+                    () = held => release = None,
+                    _ = ticks.tick() => {
+                        // The last one says that the manifest is whole.
+                        if bytes.len() > 1 {
+                            piece = bytes.split_to(1);
+                        }
+                    }
+                }
+            }
+            if release.is_none() {
+                piece = std::mem::take(&mut bytes);
+            }
+            Some((Ok::<_, Infallible>(piece), (bytes, ticks, release)))
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn a_client_reads_from_the_store_if_it_says_so() {
+        for (name, value, expected) in [
+            (
+                "user-agent",
+                "containerd-client/2.1.9+unknown storage-driver/wharf",
+                true,
+            ),
+            (
+                "user-agent",
+                "docker/28.5.2 go/go1.24 storage-driver/wharf UpstreamClient(x)",
+                true,
+            ),
+            (
+                "user-agent",
+                "containerd-client/2.1.9 storage-driver/overlayfs",
+                false,
+            ),
+            ("user-agent", "docker/20.10.24 storage-driver/wharfage", false),
+            ("user-agent", "curl/8", false),
+            ("wharf-reads-store", "true", true),
+            ("wharf-reads-store", "false", false),
+            ("wharf-reads-store", "", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(reads_store(&headers), expected, "{name}: {value}");
+        }
+        assert!(!reads_store(&HeaderMap::new()));
+    }
+
+    #[tokio::test]
+    async fn a_body_drips_until_it_is_released_and_keeps_its_last_byte() {
+        let (release, released) = oneshot::channel::<()>();
+        let mut body = dripping(Bytes::from_static(b"abc"), Duration::from_millis(1), async {
+            let _ = released.await;
+        });
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            let frame = body.frame().await.unwrap().unwrap();
+            seen.extend_from_slice(frame.data_ref().unwrap());
+        }
+        assert_eq!(seen, b"ab");
+        release.send(()).unwrap();
+        let rest = body.collect().await.unwrap().to_bytes();
+        assert_eq!(rest, "c");
+    }
+
+    #[tokio::test]
+    async fn what_is_released_before_it_is_asked_for_comes_whole() {
+        let mut body = dripping(Bytes::from_static(b"abc"), DRIP, async {});
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().unwrap(), "abc");
+        assert!(body.frame().await.is_none());
+    }
+}
