@@ -12,7 +12,16 @@ use crate::support::suite::Suite;
 const HEALED: Duration = Duration::from_secs(20);
 
 fn try_run(node: &Node, image: &str) -> Ended {
-    node.try_docker(&["run", "--rm", "--network=none", "--pull=never", image, "sh", "-c", ":"])
+    node.try_docker(&[
+        "run",
+        "--rm",
+        "--network=none",
+        "--pull=never",
+        image,
+        "sh",
+        "-c",
+        ":",
+    ])
 }
 
 #[test]
@@ -99,9 +108,12 @@ fn a_layer_that_somebody_has_deleted_is_named_and_brought_back() {
     std::fs::remove_dir_all(top.parent().expect("a layer")).expect("remove a layer");
     // A mirror that is not there brings nothing back: the error says which layer is missed.
     cluster.mirror.stop();
-    let failed = try_run(&node, "tree");
-    assert!(!failed.status.success());
-    assert!(failed.stderr.contains(&chain_ids[2]), "{}", failed.stderr);
+    // A node's mount remembers names for a second.
+    wait_until("the layer to be named", HEALED, || {
+        let failed = try_run(&node, "tree");
+        assert!(!failed.status.success());
+        failed.stderr.contains(&chain_ids[2]).then_some(())
+    });
     cluster.mirror.start_again();
     wait_until("the layer to be brought back", PULL, || {
         try_run(&node, "tree").status.success().then_some(())
