@@ -11,6 +11,7 @@
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
+//!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
 //! ```
@@ -27,6 +28,7 @@ mod owner;
 mod record;
 mod reference;
 mod repository;
+mod stack_images;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -16,6 +16,7 @@ mod held;
 mod hung_store;
 mod images;
 mod layers;
+mod materialise;
 mod podman;
 mod pull;
 mod shared_layers;
