@@ -109,11 +109,11 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
     let watched = layers.clone();
     tokio::spawn(async move { watched.check().await });
-    let mirrors = Mirrors;
+    let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
         records: Records::open(root, &db)?,
         layers,
-        references: References,
+        references: References::open(root, mirrors.clone())?,
         mirrors,
         content: settings.containerd.as_deref().map(ContentStore::new),
         bounds: Bounds {

@@ -3,7 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
-//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | 204 once it is on the store |
+//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | [`NodeAnswer`], once it is on the store |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
 //! Errors have the distribution spec's form, as everywhere else.
@@ -75,6 +75,13 @@ pub struct NodeStatement {
     pub layers: BTreeSet<ChainId>,
     /// Each blob of the store that is linked into the node's content store.
     pub blobs: BTreeSet<Digest>,
+}
+
+/// Which statement of a node counts now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAnswer {
+    /// The highest on the store; above the one that was sent, that one was not written.
+    pub sequence: u64,
 }
 
 /// A node's id, made once: 32 hexadecimal digits. Safe as a file's name.

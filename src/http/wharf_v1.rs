@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::App;
 use super::access::Asker;
 use super::error::ApiError;
-use crate::api::LayerWish;
+use crate::api::{LayerWish, NodeId, NodeStatement};
 use crate::oci::ErrorCode;
 
 /// What the paths begin with.
@@ -21,6 +21,9 @@ pub(super) const PREFIX: &str = "/wharf/v1/";
 
 /// A wish is a few names.
 const MAX_WISH_BYTES: usize = 64 << 10;
+
+/// Of a layer and its blob a statement has 150 bytes: this is room for a hundred thousand of them.
+const MAX_STATEMENT_BYTES: usize = 16 << 20;
 
 /// How long a request's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +44,17 @@ pub(super) async fn answer(
             let may_read = |repository: &_| app.access.check(asker, repository).is_ok();
             Ok(Json(app.mirror.materialise(&wish, may_read).await).into_response())
         }
-        _ => Err(ApiError::no_endpoint(path)),
+        _ => match rest.strip_prefix("nodes/") {
+            Some(id) => {
+                let id: NodeId = id.parse().map_err(|_| ApiError::no_endpoint(path))?;
+                only(&request.method, &Method::PUT)?;
+                let statement: NodeStatement = read(body, MAX_STATEMENT_BYTES).await?;
+                let stated = app.mirror.state_node(&id, statement).await;
+                let answer = stated.map_err(|error| ApiError::of_store(&error))?;
+                Ok(Json(answer).into_response())
+            }
+            None => Err(ApiError::no_endpoint(path)),
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::image::{Image, Layer, LayerStage};
 use super::{Inner, Mirror};
-use crate::api::{LayerAnswer, LayerState, LayerWish};
+use crate::api::{LayerAnswer, LayerState, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::fs::FsError;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, ChainLink, Digest, Platform, Reference, Repository};
@@ -88,6 +88,21 @@ impl Mirror {
             }
         }
         last
+    }
+}
+
+impl Mirror {
+    /// Writes down what a node has in use.
+    ///
+    /// # Errors
+    /// Any errno, and that the store hangs.
+    pub async fn state_node(&self, id: &NodeId, statement: NodeStatement) -> Result<NodeAnswer, FsError> {
+        let id = id.clone();
+        let stated = self
+            .inner
+            .on_store(move |store| store.state_node(&id, &statement))
+            .await;
+        stated.map(|sequence| NodeAnswer { sequence })
     }
 }
 

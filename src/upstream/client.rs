@@ -18,6 +18,7 @@ use super::connections::body_connections;
 use super::public::PublicResolver;
 use crate::config::Upstream as UpstreamConfig;
 use crate::oci::RegistryHost;
+use crate::trust::{client_tls, system_roots};
 
 /// What registries see in their logs.
 const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
@@ -103,17 +104,8 @@ pub(super) struct ClientFactory {
 impl ClientFactory {
     /// Reads the system's roots, or takes Mozilla's where the system has none.
     pub(super) fn new() -> Self {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "cannot read some of the system's root certificates");
-        }
-        roots.add_parsable_certificates(native.certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
         Self {
-            roots: Arc::new(roots),
+            roots: Arc::new(system_roots()),
         }
     }
 
@@ -183,11 +175,7 @@ impl ClientFactory {
 type TlsBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
 fn tls_builder(host: &str, roots: Arc<RootCertStore>) -> Result<TlsBuilder, BuildUpstreamError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|source| unbuildable(host, source))?;
-    Ok(builder.with_root_certificates(roots))
+    client_tls(roots).map_err(|source| unbuildable(host, source))
 }
 
 fn clients(
