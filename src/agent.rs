@@ -16,11 +16,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use url::Url;
 
 use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
 use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshots, StoreLayers};
-use mirrors::Mirrors;
+use mirrors::{MirrorUrl, Mirrors};
 use references::References;
 
 /// How much longer than they wait for mirrors calls may take at the end; without calls it comes at once.
@@ -39,7 +38,7 @@ pub struct Settings {
     /// The unix socket to serve.
     pub socket: PathBuf,
     /// The mirrors, the preferred one first.
-    pub mirrors: Vec<Url>,
+    pub mirrors: Vec<MirrorUrl>,
     /// containerd's socket; `None` if blobs are not to be linked into its content store.
     pub containerd: Option<PathBuf>,
     /// How long a call waits for mirrors to bring a layer.
@@ -109,11 +108,11 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
     let watched = layers.clone();
     tokio::spawn(async move { watched.check().await });
-    let mirrors = Mirrors;
+    let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
         records: Records::open(root, &db)?,
         layers,
-        references: References,
+        references: References::open(root, &db, mirrors.clone())?,
         mirrors,
         content: settings.containerd.as_deref().map(ContentStore::new),
         bounds: Bounds {

@@ -3,7 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
-//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | 204 once it is on the store |
+//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | 204 once it is on the store; 409 with [`HIGHEST_SEQUENCE`] if that has a later one |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
 //! Errors have the distribution spec's form, as everywhere else.
@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::fs::random_name;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest};
+
+/// The header of a 409: the sequence number of the latest statement of that node on the store.
+pub const HIGHEST_SEQUENCE: &str = "wharf-highest-sequence";
 
 /// Asks that a stack's topmost layer be on the store, and to be told when.
 #[derive(Clone, Debug, Serialize, Deserialize)]

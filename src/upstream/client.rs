@@ -103,17 +103,8 @@ pub(super) struct ClientFactory {
 impl ClientFactory {
     /// Reads the system's roots, or takes Mozilla's where the system has none.
     pub(super) fn new() -> Self {
-        let mut roots = RootCertStore::empty();
-        let native = rustls_native_certs::load_native_certs();
-        for error in &native.errors {
-            tracing::warn!(%error, "cannot read some of the system's root certificates");
-        }
-        roots.add_parsable_certificates(native.certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
         Self {
-            roots: Arc::new(roots),
+            roots: Arc::new(system_roots()),
         }
     }
 
@@ -178,6 +169,28 @@ impl ClientFactory {
         }
         Ok(roots)
     }
+}
+
+/// Makes TLS that trusts whom the system trusts, for clients of something else than upstreams.
+///
+/// # Errors
+/// Fails if TLS cannot be set up.
+pub(crate) fn system_tls() -> Result<ClientConfig, BuildUpstreamError> {
+    Ok(tls_builder("*", Arc::new(system_roots()))?.with_no_client_auth())
+}
+
+/// Reads the system's roots, or takes Mozilla's where the system has none.
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "cannot read some of the system's root certificates");
+    }
+    roots.add_parsable_certificates(native.certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
 }
 
 type TlsBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
