@@ -112,7 +112,7 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     let parts = Parts {
         records: Records::open(root, &db)?,
         layers,
-        references: References::open(root, &db, mirrors.clone())?,
+        references: References::open(root, mirrors.clone())?,
         mirrors,
         content: settings.containerd.as_deref().map(ContentStore::new),
         bounds: Bounds {

@@ -3,7 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
-//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | 204 once it is on the store; 409 with [`HIGHEST_SEQUENCE`] if that has a later one |
+//! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | [`NodeAnswer`], once it is on the store |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
 //! Errors have the distribution spec's form, as everywhere else.
@@ -17,9 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::fs::random_name;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest};
-
-/// The header of a 409: the sequence number of the latest statement of that node on the store.
-pub const HIGHEST_SEQUENCE: &str = "wharf-highest-sequence";
 
 /// Asks that a stack's topmost layer be on the store, and to be told when.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +75,13 @@ pub struct NodeStatement {
     pub layers: BTreeSet<ChainId>,
     /// Each blob of the store that is linked into the node's content store.
     pub blobs: BTreeSet<Digest>,
+}
+
+/// Which statement of a node counts now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAnswer {
+    /// The highest on the store; above the one that was sent, that one was not written.
+    pub sequence: u64,
 }
 
 /// A node's id, made once: 32 hexadecimal digits. Safe as a file's name.

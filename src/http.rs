@@ -1,4 +1,4 @@
-//! The API's edge: the pull half of the OCI distribution spec 1.1, health and metrics.
+//! The API's edge: the pull half of the OCI distribution spec 1.1, what agents ask, health and metrics.
 //!
 //! A request is identified ([`access`]), its path becomes a `route::Route`, and the route's
 //! handler asks the [`Mirror`]. Every error becomes an answer in the spec's form in one place
@@ -13,13 +13,15 @@ mod listing;
 mod manifest;
 mod observe;
 mod route;
+mod wharf_v1;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, State};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -81,16 +83,18 @@ pub fn router(app: App) -> Router {
 async fn answer(
     State(app): State<App>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
-    request: Parts,
+    request: Request,
 ) -> Response {
+    let (request, body) = request.into_parts();
     let mut observed = Observed::start(&app, &request, address);
-    let response = respond(&app, &request, address, &mut observed).await;
+    let response = respond(&app, &request, body, address, &mut observed).await;
     observed.follow(response.unwrap_or_else(|error| error.into_response()))
 }
 
 async fn respond(
     app: &App,
     request: &Parts,
+    body: Body,
     address: SocketAddr,
     observed: &mut Observed,
 ) -> Result<Response, ApiError> {
@@ -111,6 +115,10 @@ async fn respond(
     }
     let asker = app.access.identify(&request.headers, address.ip()).await?;
     observed.user(asker.user.as_deref());
+    if path.starts_with(wharf_v1::PREFIX) {
+        observed.route("wharf");
+        return wharf_v1::answer(app, request, body, &asker).await;
+    }
     let route = Route::parse(path, request.uri.query());
     observed.route(route.as_ref().map_or("none", Route::name));
     if !matches!(request.method, Method::GET | Method::HEAD) {

@@ -22,5 +22,6 @@ pub mod server;
 pub mod snapshotter;
 pub mod store;
 pub mod telemetry;
+mod trust;
 pub mod unpack;
 pub mod upstream;

@@ -9,6 +9,7 @@
 //! | `manifest` | which manifest a tag or digest means, asked upstream as rarely as can be |
 //! | `background` | what serving a manifest starts |
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
+//! | `materialise` | brings one layer into the store for a node that misses it |
 //! | `pull` | brings an image into the store though no client asks |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
@@ -24,6 +25,7 @@ mod fill;
 mod image;
 mod listing;
 mod manifest;
+mod materialise;
 mod membership;
 mod negative;
 mod pull;
@@ -61,6 +63,7 @@ use buffers::Buffers;
 use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
 use image::Extraction;
 use manifest::ManifestMemory;
+use materialise::StackImages;
 use membership::Guards;
 use negative::Negatives;
 use unreadable::Unreadable;
@@ -104,6 +107,8 @@ struct Inner {
     background: Background,
     /// `None` if this mirror extracts no layers.
     extraction: Option<Arc<Extraction>>,
+    /// Which image has a stack.
+    stacks: StackImages,
     /// The images on their way, by repository and manifest.
     images: Flights<(Repository, Digest), Image>,
     guards: Guards,
@@ -141,6 +146,7 @@ impl Mirror {
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
             extraction,
+            stacks: StackImages::new(),
             images: Flights::default(),
             guards: Guards::new(config),
             store_failed_at: Mutex::default(),

@@ -11,7 +11,9 @@
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
+//!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
+//!   nodes/<node id>/<sequence>                   what a node has in use; the highest sequence counts
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
@@ -23,10 +25,12 @@ mod chain;
 mod format;
 mod layer;
 mod layout;
+mod node;
 mod owner;
 mod record;
 mod reference;
 mod repository;
+mod stack_images;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

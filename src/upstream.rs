@@ -52,7 +52,6 @@ use public::is_public_host;
 
 pub use blob::{BlobBody, BlobHead, ResumePoint};
 pub use client::BuildUpstreamError;
-pub(crate) use client::system_tls;
 pub use error::{Nonsense, Refusal, UpstreamError, UpstreamErrorClass, Wait};
 pub use listing::TagPage;
 pub use manifest::{FetchedManifest, ManifestHead};

@@ -1,6 +1,7 @@
 //! Real parts against the real binary: Debian's `docker-registry` as upstream,
 //! filled with real images, and dockerd, podman, skopeo, ctr and curl as clients.
 
+mod agent;
 mod api;
 mod cold_blob;
 mod command_line;
@@ -15,6 +16,7 @@ mod held;
 mod hung_store;
 mod images;
 mod layers;
+mod materialise;
 mod podman;
 mod pull;
 mod shared_layers;

@@ -16,15 +16,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use reqwest::redirect::Policy;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::api::{HIGHEST_SEQUENCE, LayerAnswer, LayerWish, NodeId, NodeStatement};
+use crate::api::{LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::telemetry::full_text;
-use crate::upstream::{BuildUpstreamError, system_tls};
+use crate::trust::{client_tls, system_roots};
 
 pub use mirror_url::{MirrorUrl, ParseMirrorUrlError};
 use rest::Rest;
@@ -39,7 +39,7 @@ const DEAD_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(3);
 
 /// How much longer than it may wait for a layer a mirror may take to answer.
-const ANSWER_MARGIN: Duration = Duration::from_secs(3);
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a mirror may take to write a statement to the store.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -82,12 +82,6 @@ pub enum MirrorsError {
         /// What it says.
         message: String,
     },
-    /// A mirror has a later statement of this node.
-    #[error("a mirror has a later statement of this node, number {highest}")]
-    Later {
-        /// The highest sequence number on the store.
-        highest: u64,
-    },
     /// A mirror gave an answer that makes no sense.
     #[error("mirror {mirror} gave an answer that makes no sense: {reason}; is it a wharf of this version?")]
     Nonsense {
@@ -96,9 +90,6 @@ pub enum MirrorsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A question cannot be written as JSON.
-    #[error("cannot write a question to a mirror")]
-    Question(#[from] serde_json::Error),
 }
 
 /// Why there can be no client of mirrors.
@@ -106,17 +97,17 @@ pub enum MirrorsError {
 pub enum OpenMirrorsError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS for mirrors")]
-    Tls(#[from] BuildUpstreamError),
+    Tls(#[from] rustls::Error),
     /// The client cannot be made.
     #[error("cannot set up a client for mirrors")]
     Client(#[from] reqwest::Error),
 }
 
 /// A question to a mirror.
-struct Question {
+struct Question<'a, B> {
     method: Method,
     path: String,
-    body: Vec<u8>,
+    body: &'a B,
     /// When the answer must be there.
     until: Instant,
 }
@@ -125,7 +116,6 @@ struct Question {
 struct Answer {
     mirror: String,
     status: StatusCode,
-    highest: Option<u64>,
     body: Vec<u8>,
 }
 
@@ -135,6 +125,7 @@ impl Mirrors {
     /// # Errors
     /// Fails if the HTTP client cannot be set up.
     pub fn new(urls: &[MirrorUrl]) -> Result<Self, OpenMirrorsError> {
+        let tls = client_tls(Arc::new(system_roots()))?;
         let client = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .redirect(Policy::none())
@@ -143,7 +134,7 @@ impl Mirrors {
             .tcp_keepalive(KEEPALIVE)
             .tcp_keepalive_interval(KEEPALIVE)
             .tcp_user_timeout(DEAD_AFTER)
-            .tls_backend_preconfigured(system_tls()?)
+            .tls_backend_preconfigured(tls.with_no_client_auth())
             .build()?;
         let mirrors = urls.iter().cloned().map(|url| Mirror {
             url,
@@ -168,34 +159,32 @@ impl Mirrors {
         let question = Question {
             method: Method::POST,
             path: "/wharf/v1/layers".to_owned(),
-            body: serde_json::to_vec(wish)?,
+            body: wish,
             until: Instant::now() + wait + connecting + ANSWER_MARGIN,
         };
         self.ask(&question).await?.json()
     }
 
-    /// Gives a mirror what a node has in use, and waits until it is on the store.
+    /// Gives a mirror what a node has in use, and waits until it is on the store; says which statement counts.
     ///
     /// # Errors
-    /// [`MirrorsError::Later`] if the store has a statement with a higher number; fails if no mirror answers,
-    /// or one refuses.
-    pub async fn state_node(&self, id: &NodeId, statement: &NodeStatement) -> Result<(), MirrorsError> {
+    /// Fails if no mirror answers, or one refuses.
+    pub async fn state_node(
+        &self,
+        id: &NodeId,
+        statement: &NodeStatement,
+    ) -> Result<NodeAnswer, MirrorsError> {
         let question = Question {
             method: Method::PUT,
             path: format!("/wharf/v1/nodes/{id}"),
-            body: serde_json::to_vec(statement)?,
+            body: statement,
             until: Instant::now() + STATEMENT_TIMEOUT,
         };
-        let answer = self.ask(&question).await?;
-        match (answer.status, answer.highest) {
-            (status, _) if status.is_success() => Ok(()),
-            (StatusCode::CONFLICT, Some(highest)) => Err(MirrorsError::Later { highest }),
-            _ => Err(answer.refused()),
-        }
+        self.ask(&question).await?.json()
     }
 
     /// Asks mirror after mirror until one answers.
-    async fn ask(&self, question: &Question) -> Result<Answer, MirrorsError> {
+    async fn ask(&self, question: &Question<'_, impl Serialize>) -> Result<Answer, MirrorsError> {
         let known = &self.0;
         let mut failures = Vec::new();
         for mirror in known.in_order(Instant::now()) {
@@ -237,7 +226,11 @@ impl Known {
         order
     }
 
-    async fn ask_one(&self, mirror: &Mirror, question: &Question) -> Result<Answer, Failure> {
+    async fn ask_one(
+        &self,
+        mirror: &Mirror,
+        question: &Question<'_, impl Serialize>,
+    ) -> Result<Answer, Failure> {
         let asked = timeout_at(question.until, self.send(mirror, question)).await;
         let answer = asked.unwrap_or_else(|_| {
             Err(Failure {
@@ -259,12 +252,15 @@ impl Known {
         Ok(answer)
     }
 
-    async fn send(&self, mirror: &Mirror, question: &Question) -> Result<Answer, Failure> {
+    async fn send(
+        &self,
+        mirror: &Mirror,
+        question: &Question<'_, impl Serialize>,
+    ) -> Result<Answer, Failure> {
         let mut request = self
             .client
             .request(question.method.clone(), mirror.url.join(&question.path))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(question.body.clone());
+            .json(question.body);
         if let Some((user, password)) = mirror.url.credentials() {
             request = request.basic_auth(user, Some(password.expose()));
         }
@@ -281,11 +277,9 @@ impl Known {
                 break;
             }
         }
-        let highest = response.headers().get(HIGHEST_SEQUENCE);
         Ok(Answer {
             mirror: mirror.url.server().to_owned(),
             status: response.status(),
-            highest: highest.and_then(|value| value.to_str().ok()?.parse().ok()),
             body,
         })
     }
@@ -311,20 +305,16 @@ impl Known {
 impl Answer {
     fn json<T: DeserializeOwned>(self) -> Result<T, MirrorsError> {
         if !self.status.is_success() {
-            return Err(self.refused());
+            return Err(MirrorsError::Refused {
+                message: self.message(),
+                mirror: self.mirror,
+                status: self.status,
+            });
         }
         serde_json::from_slice(&self.body).map_err(|error| MirrorsError::Nonsense {
             mirror: self.mirror,
             reason: error.to_string(),
         })
-    }
-
-    fn refused(self) -> MirrorsError {
-        MirrorsError::Refused {
-            message: self.message(),
-            mirror: self.mirror,
-            status: self.status,
-        }
     }
 
     /// Returns the text of an error in the distribution spec's form.

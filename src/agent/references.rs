@@ -25,7 +25,7 @@ use super::mirrors::Mirrors;
 use crate::oci::{ChainId, Digest};
 
 pub use identity::OpenReferencesError;
-use identity::{Sequence, node_id};
+use identity::node_id;
 use sender::Sender;
 
 /// How soon after a failed statement nobody waits for the next one: with containerd's locks held.
@@ -75,24 +75,18 @@ struct Progress {
 }
 
 impl References {
-    /// Takes up this node's id and numbers, and begins to state what is in use once that is set.
+    /// Takes up this node's id, and begins to state what is in use once that is set.
     ///
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Fails if the node's id below `root`, or its numbers in `db`, cannot be read or made.
-    pub fn open(root: &Path, db: &sled::Db, mirrors: Mirrors) -> Result<Self, OpenReferencesError> {
-        Self::start(root, db, mirrors, RESTATE_INTERVAL)
+    /// Fails if the node's id below `root` cannot be read or made.
+    pub fn open(root: &Path, mirrors: Mirrors) -> Result<Self, OpenReferencesError> {
+        Self::start(root, mirrors, RESTATE_INTERVAL)
     }
 
-    fn start(
-        root: &Path,
-        db: &sled::Db,
-        mirrors: Mirrors,
-        restate_interval: Duration,
-    ) -> Result<Self, OpenReferencesError> {
+    fn start(root: &Path, mirrors: Mirrors, restate_interval: Duration) -> Result<Self, OpenReferencesError> {
         let id = node_id(root)?;
-        let sequence = Sequence::open(db)?;
         let shared = Arc::new(Shared {
             in_use: Mutex::default(),
             progress: watch::Sender::default(),
@@ -100,7 +94,7 @@ impl References {
             removed: Notify::new(),
             asked: Notify::new(),
         });
-        let sender = Sender::new(id, sequence, mirrors, Arc::clone(&shared));
+        let sender = Sender::new(id, mirrors, Arc::clone(&shared));
         let sending = tokio::spawn(sender.run(restate_interval));
         Ok(Self {
             shared,

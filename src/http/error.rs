@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::fs::FsError;
 use crate::mirror::{MirrorError, MirrorErrorClass};
 use crate::oci::ErrorCode;
 use crate::telemetry::full_text;
@@ -49,6 +50,15 @@ impl ApiError {
         let message = "this is a mirror: it is pulled from, and never pushed to";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message)
             .with_header(header::ALLOW, "GET, HEAD")
+    }
+
+    /// The store does not take what it is to keep; a client asks again.
+    pub(super) fn of_store(error: &FsError) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::Unavailable,
+            error.full_text(),
+        )
     }
 
     /// Nothing is at that path.

@@ -104,8 +104,12 @@ impl Inner {
         digest: &Digest,
         manifest: &Manifest,
     ) -> Arc<Image> {
-        let turns = Arc::clone(&self.bounds(&repository.host).turns);
-        self.bring(repository, digest, manifest, turns)
+        self.bring(repository, digest, manifest, self.turns(&repository.host))
+    }
+
+    /// Returns what bounds how many blobs of a host are fetched at a time.
+    pub(super) fn turns(&self, host: &RegistryHost) -> Arc<Semaphore> {
+        Arc::clone(&self.bounds(host).turns)
     }
 
     fn bounds(&self, host: &RegistryHost) -> &Bounds {

@@ -86,7 +86,10 @@ impl Inner {
                 .map(|links| (Arc::clone(extraction), Arc::<[ChainLink]>::from(links))),
             _ => None,
         };
-        image.set_extracted(links.is_some());
+        if let Some((_, links)) = &links {
+            self.note_stacks(image, links);
+        }
+        image.set_links(links.as_ref().map(|(_, links)| Arc::clone(links)));
         let mut tasks = JoinSet::new();
         // If it could not be had, it is asked for anew with the manifest.
         if links.is_none() && !image.has_config_ended() {

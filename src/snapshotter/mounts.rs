@@ -5,7 +5,7 @@
 //! overlay snapshotter for which mounts it expects, and the kernel's `overlayfs.rst`.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::SnapshotError;
 use super::layers::{Found, LayerRoot, RootAttributes};
@@ -142,19 +142,17 @@ pub(super) fn of(
     let files = directories.files(record.id);
     match stack.0.as_slice() {
         // There is nothing to lay over another.
-        [] => Ok(vec![bind(&files, is_active)]),
-        [only] if !is_active => Ok(vec![bind(&only.path, false)]),
+        [] => Ok(vec![bind(&files.display().to_string(), is_active)]),
+        [only] if !is_active => Ok(vec![bind(&lower(directories, only)?, false)]),
         layers => {
             let mut options = Vec::new();
             if is_active {
                 options.push(format!("workdir={}", directories.work(record.id).display()));
                 options.push(format!("upperdir={}", files.display()));
             }
-            let links: Result<Vec<String>, FsError> = layers
-                .iter()
-                .map(|layer| Ok(directories.link(layer.id, &layer.path)?.display().to_string()))
-                .collect();
-            options.push(format!("lowerdir={}", links?.join(":")));
+            let layers = layers.iter().map(|layer| lower(directories, layer));
+            let layers: Vec<String> = layers.collect::<Result<_, FsError>>()?;
+            options.push(format!("lowerdir={}", layers.join(":")));
             // The kernel's default may be on: it wants file handles of the lower layers, which the store's
             // file system need not have, and their number is part of what it records of an upper directory.
             options.push("index=off".to_owned());
@@ -168,11 +166,20 @@ pub(super) fn of(
     }
 }
 
-fn bind(path: &Path, is_writable: bool) -> Mount {
+/// Names a layer by its short link, and makes that if it is not there.
+///
+/// BuildKit walks through the directories that mounts name, and a walk ends at a link: the slash makes it the
+/// directory. It also compares them, so that a layer has the same name in all mounts.
+fn lower(directories: &Directories, layer: &LowerLayer) -> Result<String, FsError> {
+    let link = directories.link(layer.id, &layer.path)?;
+    Ok(format!("{}/", link.display()))
+}
+
+fn bind(source: &str, is_writable: bool) -> Mount {
     let access = if is_writable { "rw" } else { "ro" };
     Mount {
         r#type: "bind".to_owned(),
-        source: path.display().to_string(),
+        source: source.to_owned(),
         target: String::new(),
         options: vec![access.to_owned(), "rbind".to_owned()],
     }

@@ -98,6 +98,19 @@ impl Store {
         mark(&marks, &marks.join(file_name(chain_id.digest())))
     }
 
+    /// Removes the record of a stack whose directory is gone; it can be published again.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub fn forget_chain(&self, chain_id: &ChainId) -> Result<(), FsError> {
+        let path = self.chain_path(chain_id);
+        fs::remove(&path)?;
+        match path.parent() {
+            Some(dir) if fs::stat(dir)?.is_some() => fs::sync_dir(dir),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Returns a record whose directory other chains with this DiffID can share.
     ///
     /// # Errors

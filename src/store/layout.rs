@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::api::NodeId;
 use crate::oci::{Algorithm, ChainId, DiffId, Digest, LayerId, RegistryHost, Repository};
 
 use super::record::Subject;
@@ -116,6 +117,18 @@ impl Layout {
             .join("diffs")
             .join(digest.algorithm().as_str())
             .join(digest.hex())
+    }
+
+    pub(super) fn nodes(&self) -> PathBuf {
+        self.root.join("nodes")
+    }
+
+    pub(super) fn node(&self, id: &NodeId) -> PathBuf {
+        self.nodes().join(id.as_str())
+    }
+
+    pub(super) fn statement(&self, id: &NodeId, sequence: u64) -> PathBuf {
+        self.node(id).join(format!("{sequence:020}"))
     }
 
     pub(super) fn work(&self) -> PathBuf {

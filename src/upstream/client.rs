@@ -18,6 +18,7 @@ use super::connections::body_connections;
 use super::public::PublicResolver;
 use crate::config::Upstream as UpstreamConfig;
 use crate::oci::RegistryHost;
+use crate::trust::{client_tls, system_roots};
 
 /// What registries see in their logs.
 const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
@@ -171,36 +172,10 @@ impl ClientFactory {
     }
 }
 
-/// Makes TLS that trusts whom the system trusts, for clients of something else than upstreams.
-///
-/// # Errors
-/// Fails if TLS cannot be set up.
-pub(crate) fn system_tls() -> Result<ClientConfig, BuildUpstreamError> {
-    Ok(tls_builder("*", Arc::new(system_roots()))?.with_no_client_auth())
-}
-
-/// Reads the system's roots, or takes Mozilla's where the system has none.
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::warn!(%error, "cannot read some of the system's root certificates");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
-}
-
 type TlsBuilder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
 fn tls_builder(host: &str, roots: Arc<RootCertStore>) -> Result<TlsBuilder, BuildUpstreamError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|source| unbuildable(host, source))?;
-    Ok(builder.with_root_certificates(roots))
+    client_tls(roots).map_err(|source| unbuildable(host, source))
 }
 
 fn clients(

@@ -562,3 +562,102 @@ fn a_root_that_overlayfs_cannot_use_is_refused() {
         assert!(ended.stderr.contains(expected), "{}", ended.stderr);
     }
 }
+
+/// What a mirror has written down of the only node.
+fn stated(store: &Path) -> Option<serde_json::Value> {
+    let nodes: Vec<_> = std::fs::read_dir(store.join("nodes")).ok()?.collect();
+    let [Ok(node)] = nodes.as_slice() else {
+        panic!("{nodes:?}")
+    };
+    let statements = std::fs::read_dir(node.path()).expect("list");
+    let newest = statements.map(|entry| entry.expect("an entry").path()).max()?;
+    // Another may have come between.
+    serde_json::from_slice(&std::fs::read(newest).ok()?).expect("a statement")
+}
+
+#[test]
+fn what_a_node_uses_is_written_down_before_it_is_answered_and_until_it_is_removed() {
+    let cluster = Cluster::start();
+    let image = cluster.publish("v1", &layers(1..4));
+    let mut agent = cluster.agent();
+    let mut client = agent.client();
+    let mut names: Vec<String> = Vec::new();
+    for chain_id in &image.chain_ids {
+        let parent = names.last().cloned().unwrap_or_default();
+        names.push(client.share(chain_id, &parent, &[]).expect("a layer"));
+        let layers = stated(cluster.store()).expect("a statement")["layers"].clone();
+        assert!(
+            layers
+                .as_array()
+                .expect("layers")
+                .iter()
+                .any(|id| id == chain_id.as_str()),
+            "{layers}"
+        );
+    }
+    let node = stated(cluster.store()).expect("a statement");
+    assert_eq!(node["layers"].as_array().map(Vec::len), Some(3));
+    agent.kill();
+    std::fs::remove_dir_all(cluster.store().join("nodes")).expect("lose what nodes use");
+    agent.start_again();
+    wait_until("everything to be stated again", SOON, || {
+        let layers = stated(cluster.store())?["layers"].as_array()?.len();
+        (layers == 3).then_some(())
+    });
+    let mut client = agent.client();
+    for name in names.iter().rev() {
+        client.remove(name).expect("remove");
+    }
+    wait_until("nothing to be in use", SOON, || {
+        let layers = stated(cluster.store())?["layers"].as_array()?.len();
+        (layers == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_layer_that_is_not_there_yet_is_brought_by_a_mirror() {
+    let cluster = Cluster::start();
+    let image = add(&cluster.upstream, APP, "v1", &layers(1..4));
+    let agent = cluster.agent();
+    let mut client = agent.client();
+    let manifest = image.digest.as_str();
+    let labels = [
+        ("containerd.io/snapshot/cri.image-ref", "docker.io/library/app:v1"),
+        ("containerd.io/snapshot/cri.manifest-digest", manifest),
+    ];
+    let mut parent = String::new();
+    for chain_id in &image.chain_ids {
+        parent = client.share(chain_id, &parent, &labels).expect("a layer");
+    }
+    for layer in &image.layers {
+        assert_eq!(cluster.upstream.blob_gets(layer), 1);
+    }
+}
+
+#[test]
+fn a_removed_layer_is_brought_back_when_a_container_needs_it() {
+    let mut cluster = Cluster::start();
+    let image = cluster.publish("v1", &layers(1..4));
+    let agent = cluster.agent();
+    let mut client = agent.client();
+    let names = run(&mut client, &image);
+    let remove = |chain_id: &str| {
+        let layer = directory(cluster.mirror.store(), chain_id);
+        std::fs::remove_dir_all(layer.parent().expect("a layer")).expect("remove a layer");
+    };
+    remove(&image.chain_ids[1]);
+    let mounts = client.mounts("moby/9/c").expect("mounts");
+    assert_eq!(lowerdirs(&mounts).len(), 4);
+    remove(&image.chain_ids[2]);
+    client.prepare("moby/20/d", &names[2]).expect("a container");
+    // Nobody there who could bring it back.
+    remove(&image.chain_ids[0]);
+    cluster.mirror.stop();
+    let status = client.mounts("moby/9/c").expect_err("a layer is missing");
+    assert_eq!(status.code(), Code::Unavailable);
+    for told in [image.chain_ids[0].as_str(), "wharf pull", "layers/overlay"] {
+        assert!(status.message().contains(told), "{told}: {status:?}");
+    }
+    cluster.mirror.start_again();
+    wait_until("the layer to come back", SOON, || client.mounts("moby/9/c").ok());
+}

@@ -329,6 +329,10 @@ pub fn option<'a>(mounts: &'a [Mount], name: &str) -> &'a str {
 pub fn lowerdirs(mounts: &[Mount]) -> Vec<PathBuf> {
     let links = option(mounts, "lowerdir").split(':');
     links
-        .map(|link| std::fs::read_link(link).expect("a link"))
+        .map(|link| {
+            // Who walks through it must not end at the link.
+            let link = link.strip_suffix('/').expect("a slash at the end");
+            std::fs::read_link(link).expect("a link")
+        })
         .collect()
 }

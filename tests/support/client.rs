@@ -24,6 +24,7 @@ pub struct Request {
     method: String,
     target: String,
     headers: Headers,
+    body: Vec<u8>,
 }
 
 /// A request that is sent and not answered yet.
@@ -65,6 +66,7 @@ impl Request {
             method: "GET".to_owned(),
             target: target.to_owned(),
             headers: vec![("host".to_owned(), address.to_string())],
+            body: Vec::new(),
         }
     }
 
@@ -78,6 +80,12 @@ impl Request {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Sends a body.
+    pub fn body(mut self, body: &[u8]) -> Self {
+        self.body = body.to_vec();
+        self.header("content-length", &body.len().to_string())
     }
 
     /// Asks for a range.
@@ -129,6 +137,7 @@ impl Request {
         let mut connection = connect(self.address, self.tls)?;
         let first_line = format!("{} {} HTTP/1.1", self.method, self.target);
         write_head(connection.get_mut(), &first_line, &self.headers)?;
+        connection.get_mut().write_all(&self.body)?;
         Ok(Asked {
             method: self.method,
             connection,

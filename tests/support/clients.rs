@@ -14,7 +14,7 @@ use super::mount::{is_mounted, unmount_below};
 use super::process::{Ended, Service, bound_command, run, run_ok, shell};
 
 /// Returns the control group of what this test's clients run; `tests/run` removes it too.
-fn control_group() -> String {
+pub fn control_group() -> String {
     format!("wharf-tests-{}", std::process::id())
 }
 /// The mirror's address in the files under `config/`.
@@ -35,6 +35,11 @@ pub fn client_file(path: &str, address: SocketAddr) -> String {
 /// Unmounts what a client left mounted, and removes its control groups.
 fn clean_up(directory: &Path) {
     unmount_below(directory);
+    remove_control_groups();
+}
+
+/// Removes the control groups of what has ended.
+pub fn remove_control_groups() {
     let group = control_group();
     let remove = format!("find /sys/fs/cgroup -depth -type d -path '*/{group}*' -exec rmdir {{}} ';'");
     let _ = Command::new("/bin/sh")

@@ -123,7 +123,8 @@ fn fill(cache: &Path, work: &Path) {
     put_referrer(&registry, &busybox_manifest);
 }
 
-fn busybox_tar(work: &Path) -> PathBuf {
+/// A root with busybox, as `<work>/busybox.tar`.
+pub fn busybox_tar(work: &Path) -> PathBuf {
     let tar = work.join("busybox.tar");
     shell(&format!(
         "cd {work}; mkdir -p busybox/bin busybox/tmp; cp -L \"$(command -v busybox)\" busybox/bin/busybox; \
@@ -165,12 +166,16 @@ fn extra_tar(work: &Path, number: u8) -> PathBuf {
     tar
 }
 
+/// Where debootstrap gets Debian's packages from.
+pub fn debian_mirror() -> String {
+    std::env::var("DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned())
+}
+
 /// The debootstrap tree's tar, kept in the cache since it comes over the network.
 pub fn debian_tar(cache: &Path) -> PathBuf {
     let tar = cache.join("debian-bookworm.tar");
     if !tar.exists() {
-        let mirror =
-            std::env::var("DEBIAN_MIRROR").unwrap_or_else(|_| "http://deb.debian.org/debian".to_owned());
+        let mirror = debian_mirror();
         let work = tempfile::tempdir_in(cache).expect("a directory in the cache");
         let path = work.path().display();
         let mut command = bound_command("/bin/sh");
@@ -249,13 +254,24 @@ impl Layout {
 
     /// Adds an image under a name, and returns its manifest's descriptor.
     pub fn image(&mut self, name: &str, architecture: &str, layers: &[Layer]) -> Value {
+        self.image_that_runs(&["/bin/sh"], name, architecture, layers)
+    }
+
+    /// Adds an image with a command of its own.
+    pub fn image_that_runs(
+        &mut self,
+        program: &[&str],
+        name: &str,
+        architecture: &str,
+        layers: &[Layer],
+    ) -> Value {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let config = self.json(
             OCI_CONFIG,
             &json!({
                 "architecture": architecture,
                 "os": "linux",
-                "config": {"Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin"]},
+                "config": {"Cmd": program, "Env": ["PATH=/usr/bin:/bin"]},
                 "rootfs": {"type": "layers", "diff_ids": diff_ids},
             }),
         );
@@ -272,7 +288,8 @@ impl Layout {
         descriptor
     }
 
-    fn push(&self, registry: &Registry, name: &str, target: &str, arguments: &[&str]) {
+    /// Copies an image into a registry, with more arguments for skopeo.
+    pub fn push(&self, registry: &Registry, name: &str, target: &str, arguments: &[&str]) {
         let mut command = bound_command("skopeo");
         command
             .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])

@@ -107,7 +107,7 @@ pub fn add_as(
 }
 
 /// Names stacks as the image-spec does ("Layer ChainID").
-fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain_ids: Vec<String> = Vec::new();
     for diff_id in diff_ids {
         chain_ids.push(match chain_ids.last() {

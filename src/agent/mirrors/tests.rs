@@ -190,7 +190,7 @@ async fn a_mirror_that_hangs_is_given_up_in_time_and_not_waited_for_again_at_onc
 async fn user_and_password_are_sent_and_in_no_error() {
     let expected = format!("Basic {}", BASE64_STANDARD.encode("user:hunter2"));
     let mirror = ScriptedMirror::start(move |_, request, _| {
-        assert_eq!(request.headers[header::AUTHORIZATION], *expected);
+        assert_eq!(request.headers[http::header::AUTHORIZATION], *expected);
         refused(StatusCode::BAD_GATEWAY)
     })
     .await;

@@ -1,12 +1,15 @@
 //! States what is in use, one statement at a time, until a mirror has it.
+//!
+//! Of a node's statements the one with the highest number counts. A number is the time in milliseconds, or one more
+//! than the last; if the store has a higher one, its answer says so, and the next is above that. So nothing needs to
+//! be kept on the node, and a clock that was wrong does no harm.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
-use super::identity::Sequence;
 use super::{InUse, Shared};
 use crate::agent::mirrors::{Mirrors, MirrorsError};
 use crate::api::{NodeId, NodeStatement};
@@ -22,7 +25,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 pub(super) struct Sender {
     id: NodeId,
     host_name: String,
-    sequence: Sequence,
+    /// The last number.
+    sequence: u64,
     mirrors: Mirrors,
     shared: Arc<Shared>,
     /// The pauses that are left, while statements fail.
@@ -32,12 +36,12 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(id: NodeId, sequence: Sequence, mirrors: Mirrors, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(id: NodeId, mirrors: Mirrors, shared: Arc<Shared>) -> Self {
         let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self {
             id,
             host_name,
-            sequence,
+            sequence: 0,
             mirrors,
             shared,
             pauses: None,
@@ -88,19 +92,24 @@ impl Sender {
     async fn state(&mut self) -> Result<(), Duration> {
         let in_use = self.shared.in_use().clone();
         let changes = in_use.changes;
-        let statement = self.statement(in_use).await;
+        self.sequence = next_after(self.sequence);
+        let statement = self.statement(in_use);
         match self.mirrors.state_node(&self.id, &statement).await {
-            Ok(()) => {
+            Ok(answer) if answer.sequence > self.sequence => Err(self.note_higher(answer.sequence)),
+            Ok(_) => {
                 self.note_written(changes);
                 Ok(())
             }
-            Err(error) => Err(self.note_failure(&error)),
+            Err(error) => {
+                self.note_refusal(&error);
+                Err(self.note_failure())
+            }
         }
     }
 
-    async fn statement(&mut self, in_use: InUse) -> NodeStatement {
+    fn statement(&self, in_use: InUse) -> NodeStatement {
         NodeStatement {
-            sequence: self.sequence.take().await,
+            sequence: self.sequence,
             host_name: self.host_name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             layers: in_use.layers,
@@ -120,32 +129,36 @@ impl Sender {
         });
     }
 
-    fn note_failure(&mut self, error: &MirrorsError) -> Duration {
-        match error {
-            MirrorsError::Later { highest } => {
-                self.sequence.pass(*highest);
-                // At its start a node whose records were lost learns its last number this way.
-                if !self.has_stated {
-                    self.has_stated = true;
-                    return Duration::ZERO;
-                }
-                tracing::error!(
-                    node = %self.id, highest,
-                    "another agent has this node's id, and each forgets what the other uses; if this node was copied, \
-                     stop its agent, remove node-id from its --root and start it again"
-                );
-            }
-            // That they do not answer is in the log.
-            MirrorsError::Silent(_) => {}
-            error if !self.has_refusal_been_logged => {
-                self.has_refusal_been_logged = true;
-                tracing::warn!(
-                    node = %self.id, error = full_text(error),
-                    "no mirror writes down what this node uses; it is tried again"
-                );
-            }
-            _ => {}
+    /// Goes on above a number that the store has.
+    fn note_higher(&mut self, highest: u64) -> Duration {
+        self.sequence = highest;
+        // At its start a node whose clock was ahead learns of it this way.
+        if !self.has_stated {
+            self.has_stated = true;
+            return Duration::ZERO;
         }
+        tracing::error!(
+            node = %self.id, highest,
+            "another agent has this node's id, and each forgets what the other uses; if this node was copied, stop \
+             its agent, remove node-id from its --root and start it again"
+        );
+        self.note_failure()
+    }
+
+    /// Says once that a mirror refuses; that none answers is in the log.
+    fn note_refusal(&mut self, error: &MirrorsError) {
+        if matches!(error, MirrorsError::Silent(_)) || self.has_refusal_been_logged {
+            return;
+        }
+        self.has_refusal_been_logged = true;
+        tracing::warn!(
+            node = %self.id, error = full_text(error),
+            "no mirror writes down what this node uses; it is tried again"
+        );
+    }
+
+    /// Notes a failed attempt; returns how long to wait before the next.
+    fn note_failure(&mut self) -> Duration {
         self.shared.progress.send_modify(|progress| {
             progress.failures += 1;
             progress.failed_at = Some(Instant::now());
@@ -158,4 +171,10 @@ impl Sender {
         });
         pauses.next().unwrap_or(PAUSES.1)
     }
+}
+
+fn next_after(last: u64) -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
+    now.max(last.saturating_add(1))
 }

@@ -5,28 +5,19 @@ use http::StatusCode;
 
 use super::*;
 use crate::agent::mirrors::tests::ScriptedMirror;
-use crate::api::{HIGHEST_SEQUENCE, NodeStatement};
+use crate::api::{NodeAnswer, NodeStatement};
 use crate::oci::Algorithm;
 
 /// How long a test waits for what must happen.
 const SOON: Duration = Duration::from_secs(10);
 
-struct Node {
-    root: tempfile::TempDir,
-    db: sled::Db,
+/// Opens the references of a node that has just one mirror.
+fn references_of(root: &tempfile::TempDir, mirror: &ScriptedMirror) -> References {
+    References::open(root.path(), Mirrors::new(&[mirror.url()]).unwrap()).unwrap()
 }
 
-impl Node {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let db = sled::open(root.path().join("records")).unwrap();
-        Self { root, db }
-    }
-
-    fn references(&self, mirror: &ScriptedMirror) -> References {
-        let mirrors = Mirrors::new(&[mirror.url()]).unwrap();
-        References::open(self.root.path(), &self.db, mirrors).unwrap()
-    }
+fn root() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
 }
 
 fn digest(seed: &str) -> Digest {
@@ -42,7 +33,11 @@ fn layers(seeds: &[&str]) -> BTreeSet<ChainId> {
 }
 
 fn written() -> Response {
-    StatusCode::NO_CONTENT.into_response()
+    counts(0)
+}
+
+fn counts(sequence: u64) -> Response {
+    axum::Json(NodeAnswer { sequence }).into_response()
 }
 
 fn unavailable() -> Response {
@@ -69,7 +64,8 @@ async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
 #[tokio::test]
 async fn what_is_in_use_is_told_as_a_whole_and_once() {
     let mirror = ScriptedMirror::start(|_, _, _| written()).await;
-    let references = Node::new().references(&mirror);
+    let root = root();
+    let references = references_of(&root, &mirror);
     assert!(references.told(SOON).await, "there is nothing to tell");
     assert_eq!(mirror.bodies().len(), 0, "and nothing is given free");
     references.set(layers(&["a", "b"]), BTreeSet::new());
@@ -107,7 +103,8 @@ async fn changes_during_a_statement_share_the_next_one() {
         written()
     }));
     let mirror = mirror.await.unwrap();
-    let references = Node::new().references(&mirror);
+    let root = root();
+    let references = references_of(&root, &mirror);
     references.set(layers(&[]), BTreeSet::new());
     let first = references.told(SOON);
     tokio::pin!(first);
@@ -130,7 +127,8 @@ async fn changes_during_a_statement_share_the_next_one() {
 #[tokio::test]
 async fn removals_go_along_a_little_later() {
     let mirror = ScriptedMirror::start(|_, _, _| written()).await;
-    let references = Node::new().references(&mirror);
+    let root = root();
+    let references = references_of(&root, &mirror);
     references.set(layers(&["a", "b"]), [digest("blob")].into());
     assert!(references.told(SOON).await);
     references.remove_layer(&layer("a"));
@@ -146,14 +144,14 @@ async fn removals_go_along_a_little_later() {
 #[tokio::test]
 async fn nobody_waits_while_no_mirror_answers_and_it_is_told_once_one_does() {
     let gone = ScriptedMirror::start(|_, _, _| written()).await;
-    let (address, node) = (gone.address(), Node::new());
+    let (address, root) = (gone.address(), root());
     drop(gone);
     until("its port is closed", || {
         std::net::TcpStream::connect(address).is_err()
     })
     .await;
     let mirrors = Mirrors::new(&[format!("http://{address}").parse().unwrap()]).unwrap();
-    let references = References::open(node.root.path(), &node.db, mirrors).unwrap();
+    let references = References::open(root.path(), mirrors).unwrap();
     references.set(layers(&["a"]), BTreeSet::new());
     let start = Instant::now();
     for _ in 0..20 {
@@ -173,25 +171,26 @@ async fn nobody_waits_while_no_mirror_answers_and_it_is_told_once_one_does() {
 async fn a_mirror_that_takes_too_long_is_not_waited_for_beyond_patience() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let node = Node::new();
+    let root = root();
     let mirrors = Mirrors::new(&[url.parse().unwrap()]).unwrap();
-    let references = References::open(node.root.path(), &node.db, mirrors).unwrap();
+    let references = References::open(root.path(), mirrors).unwrap();
     references.set(layers(&["a"]), BTreeSet::new());
     assert!(!references.told(Duration::from_millis(50)).await);
 }
 
 #[tokio::test]
-async fn a_node_that_has_lost_its_numbers_goes_on_above_what_the_store_has() {
+async fn a_node_whose_clock_was_ahead_goes_on_above_what_the_store_has() {
     let ahead = 9_000_000_000_000_000_000_u64;
     let mirror = ScriptedMirror::start(move |_, _, body| {
         let statement: NodeStatement = serde_json::from_slice(body).unwrap();
         if statement.sequence > ahead {
             return written();
         }
-        (StatusCode::CONFLICT, [(HIGHEST_SEQUENCE, ahead.to_string())]).into_response()
+        counts(ahead)
     })
     .await;
-    let references = Node::new().references(&mirror);
+    let root = root();
+    let references = references_of(&root, &mirror);
     references.set(layers(&["a"]), BTreeSet::new());
     assert!(references.told(SOON).await);
     assert_eq!(statements(&mirror).last().unwrap().sequence, ahead + 1);
@@ -201,7 +200,8 @@ async fn a_node_that_has_lost_its_numbers_goes_on_above_what_the_store_has() {
 async fn a_statement_that_fails_is_made_again() {
     let mirror =
         ScriptedMirror::start(|count, _, _| if count == 0 { unavailable() } else { written() }).await;
-    let references = Node::new().references(&mirror);
+    let root = root();
+    let references = references_of(&root, &mirror);
     references.set(layers(&["a"]), BTreeSet::new());
     until("it is written", || mirror.bodies().len() > 1).await;
     let statements = statements(&mirror);
@@ -212,10 +212,10 @@ async fn a_statement_that_fails_is_made_again() {
 #[tokio::test]
 async fn everything_is_stated_again_now_and_then() {
     let mirror = ScriptedMirror::start(|_, _, _| written()).await;
-    let node = Node::new();
+    let root = root();
     let mirrors = Mirrors::new(&[mirror.url()]).unwrap();
     let often = Duration::from_millis(10);
-    let references = References::start(node.root.path(), &node.db, mirrors, often).unwrap();
+    let references = References::start(root.path(), mirrors, often).unwrap();
     references.set(layers(&["a"]), BTreeSet::new());
     until("it is stated three times", || mirror.bodies().len() >= 3).await;
     let statements = statements(&mirror);

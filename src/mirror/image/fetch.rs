@@ -29,7 +29,7 @@ impl Inner {
     }
 
     /// Brings a blob into the store if it is not there, or waits for whoever brings it.
-    pub(super) async fn fill_blob(
+    pub(in crate::mirror) async fn fill_blob(
         self: &Arc<Self>,
         repository: &Repository,
         blob: &Descriptor,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::LayerError;
 use crate::mirror::fill;
 use crate::oci::manifest::Descriptor;
-use crate::oci::{Digest, Manifest, Repository};
+use crate::oci::{ChainLink, Digest, Manifest, Repository};
 use crate::unpack;
 
 /// An image, or whatever else a manifest stands for, on its way into the store.
@@ -29,8 +29,8 @@ pub struct Image {
     config: Option<Descriptor>,
     layers: Vec<Layer>,
     config_stage: watch::Sender<LayerStage>,
-    /// Whether its layers are to be extracted; `None` until that is known.
-    is_extracted: watch::Sender<Option<bool>>,
+    /// Where its layers lie, none if they are not extracted; `None` until that is known.
+    links: watch::Sender<Option<Arc<[ChainLink]>>>,
 }
 
 /// One layer of an [`Image`].
@@ -98,7 +98,7 @@ impl Image {
             layers: layers.cloned().map(Layer::new).collect(),
             config,
             config_stage: watch::Sender::new(config_stage),
-            is_extracted: watch::Sender::new(None),
+            links: watch::Sender::new(None),
         }
     }
 
@@ -120,19 +120,23 @@ impl Image {
         }
     }
 
+    /// Waits until it is known where the layers lie; empty if they are not to be extracted.
+    pub async fn links(&self) -> Arc<[ChainLink]> {
+        match self.links.subscribe().wait_for(Option::is_some).await {
+            Ok(links) => links.clone().unwrap_or_default(),
+            // The sender is held by whoever waits.
+            Err(_) => Arc::default(),
+        }
+    }
+
     /// Waits until every layer is published, or one will not be; tells which.
     pub async fn published(&self) -> bool {
-        let known = self
-            .is_extracted
-            .subscribe()
-            .wait_for(Option::is_some)
-            .await
-            .is_ok_and(|known| *known == Some(true));
+        let is_extracted = !self.links().await.is_empty();
         let published = self.layers.iter().map(async |layer| match layer.ended().await {
             LayerStage::Published => Ok(()),
             _ => Err(()),
         });
-        known && try_join_all(published).await.is_ok()
+        is_extracted && try_join_all(published).await.is_ok()
     }
 
     /// Returns what failed: of the config, and then of the layers from the bottom up.
@@ -169,13 +173,13 @@ impl Image {
                 is_open
             });
         }
-        self.is_extracted
-            .send_if_modified(|known| known.is_none() && known.replace(false).is_none());
+        self.links
+            .send_if_modified(|links| links.is_none() && links.replace(Arc::default()).is_none());
     }
 
-    /// Tells whether the layers are to be extracted.
-    pub(in crate::mirror) fn set_extracted(&self, is_extracted: bool) {
-        self.is_extracted.send_replace(Some(is_extracted));
+    /// Tells where the layers lie; `None` if they are not to be extracted.
+    pub(in crate::mirror) fn set_links(&self, links: Option<Arc<[ChainLink]>>) {
+        self.links.send_replace(Some(links.unwrap_or_default()));
     }
 
     pub(in crate::mirror) fn has_config_ended(&self) -> bool {
@@ -258,6 +262,12 @@ mod tests {
         Image::new(repository, digest("m"), &manifest)
     }
 
+    fn stack() -> Arc<[ChainLink]> {
+        let diff_id =
+            |seed: &str| crate::oci::DiffId::new(Digest::of(crate::oci::Algorithm::Sha256, seed.as_bytes()));
+        crate::oci::chain::chain(&[diff_id("a"), diff_id("b")]).into()
+    }
+
     #[tokio::test]
     async fn an_image_has_ended_when_its_config_and_all_its_layers_have() {
         let image = image();
@@ -280,17 +290,17 @@ mod tests {
         let (whole, broken, blobs) = (image(), image(), image());
         let mut published = Box::pin(whole.published());
         assert!(futures_util::poll!(&mut published).is_pending());
-        whole.set_extracted(true);
+        whole.set_links(Some(stack()));
         for layer in whole.layers() {
             assert!(futures_util::poll!(&mut published).is_pending());
             layer.set_stage(LayerStage::Published);
         }
         assert!(published.await);
         // The lower layer is still on its way, and need not be waited for.
-        broken.set_extracted(true);
+        broken.set_links(Some(stack()));
         broken.layers()[1].set_stage(LayerStage::Failed(LayerError::NotStored));
         assert!(!broken.published().await);
-        blobs.set_extracted(false);
+        blobs.set_links(None);
         assert!(!blobs.published().await);
     }
 

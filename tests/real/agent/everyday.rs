@@ -1,0 +1,142 @@
+//! What people do with Docker all day, on two versions of it that share one store at the same time.
+
+use std::path::Path;
+
+use super::cluster::{Cluster, DOCKERS};
+use crate::support::node::Node;
+use crate::support::node_images::{LIST_TREE, TREE, registry};
+use crate::support::process::shell;
+use crate::support::registry::Registry;
+
+/// Every path below the store, as `find` lists them: what a node must not change.
+fn listing(store: &Path) -> String {
+    shell(&format!(
+        "cd {}; find blobs layers chains | sort",
+        store.display()
+    ))
+}
+
+/// Runs something on a node of each version of Docker, which have one store.
+fn on_both(run: impl Fn(&Cluster, &Registry, &Node)) {
+    let registry = registry();
+    let cluster = Cluster::start(registry.address());
+    let nodes = DOCKERS.map(|suite| cluster.docker_node(suite));
+    for node in &nodes {
+        run(&cluster, &registry, node);
+    }
+}
+
+/// Asserts that `docker save` writes all layers.
+fn assert_saved(node: &Node, image: &str, layers: &[String]) {
+    let archive = node.shell(&format!("docker save {image} | tar -tf -"));
+    for layer in layers {
+        let path = format!("blobs/{}", layer.replace(':', "/"));
+        assert!(archive.lines().any(|line| line == path), "{path} in {archive}");
+    }
+}
+
+#[test]
+fn containers_run_and_restart_and_become_images() {
+    on_both(|cluster, _, node| {
+        node.docker(&["pull", "tree"]);
+        node.run_detached("box", "tree");
+        assert_eq!(node.exec("box", LIST_TREE), TREE);
+        node.exec("box", "echo written > /tree/one; rm /tree/three; echo new > /new");
+        node.docker(&["restart", "--time=0", "box"]);
+        assert_eq!(
+            node.exec("box", "cat /tree/one /new; ls /tree/three 2>&1 || true"),
+            "written\nnew\nls: /tree/three: No such file or directory\n"
+        );
+        let diff = node.docker(&["diff", "box"]);
+        let diff: Vec<&str> = diff.lines().filter(|line| !line.ends_with("/tree")).collect();
+        assert!(
+            diff.contains(&"D /tree/three") && diff.contains(&"A /new"),
+            "{diff:?}"
+        );
+        assert!(node.docker(&["ps", "--size"]).contains("virtual"));
+        node.docker(&["commit", "box", "committed"]);
+        node.docker(&["rm", "--force", "box"]);
+        assert_eq!(
+            node.run_in("committed", "cat /new /tree/two; ls /tree"),
+            "new\nsharedboth\nhigh\none\nopaque\nreplaced\nsetgid\nsetuid\nsticky\nsymlink\ntwo\n"
+        );
+        assert_eq!(node.run_in("tree", LIST_TREE), TREE);
+        let _ = cluster;
+    });
+}
+
+#[test]
+fn images_are_listed_inspected_saved_and_pushed() {
+    on_both(|cluster, registry, node| {
+        node.docker(&["pull", "tree"]);
+        let layers = registry.layers("library/tree", "latest");
+        let images = node.docker(&["images", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"]);
+        assert!(
+            images.starts_with("tree:latest ") && images.contains("MB"),
+            "{images:?}"
+        );
+        let inspected = node.inspect("tree");
+        assert_eq!(inspected["Architecture"], "amd64");
+        assert_eq!(
+            inspected["RootFS"]["Layers"].as_array().map(Vec::len),
+            Some(layers.len()),
+            "{inspected}"
+        );
+        assert!(node.docker(&["system", "df"]).contains("Images"));
+        assert!(node.docker(&["history", "tree"]).lines().count() >= 1);
+
+        assert_saved(node, "tree", &layers);
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let other = Registry::start(directory.path(), "readonly: {enabled: false}");
+        let target = format!("{}/copied:latest", other.address());
+        node.docker(&["tag", "tree", &target]);
+        node.docker(&["push", &target]);
+        assert_eq!(other.layers("copied", "latest"), layers);
+        cluster.assert_not_asked(&layers);
+    });
+}
+
+#[test]
+fn images_are_built_on_shared_layers() {
+    on_both(|cluster, registry, node| {
+        node.docker(&["pull", "tree"]);
+        node.write(
+            "/build/Dockerfile",
+            "FROM tree\nRUN echo built > /built && rm /tree/one\nCOPY Dockerfile /copied\n",
+        );
+        for (image, buildkit) in [("classic", "0"), ("buildkit", "1")] {
+            node.shell(&format!(
+                "DOCKER_BUILDKIT={buildkit} docker build --network=none --pull=false --tag {image} /build >&2"
+            ));
+            let script = "cat /built; busybox head -n 1 /copied; ls /tree | busybox grep -c . ; busybox stat -c %h /tree/two";
+            assert_eq!(node.run_in(image, script), "built\nFROM tree\n10\n3\n", "{image}");
+        }
+        cluster.assert_not_asked(&registry.layers("library/tree", "latest"));
+    });
+}
+
+#[test]
+fn what_is_removed_leaves_the_node_and_not_the_store() {
+    on_both(|cluster, registry, node| {
+        let layers = registry.layers("library/tree", "latest");
+        let store = cluster.mirror.store();
+        node.docker(&["pull", "tree"]);
+        let before = listing(store);
+        node.run_detached("box", "tree");
+        node.docker(&["rmi", "--force", "tree"]);
+        assert_eq!(node.exec("box", LIST_TREE), TREE);
+        node.docker(&["pull", "tree"]);
+        assert_saved(node, "tree", &layers);
+        node.docker(&["rm", "--force", "box"]);
+        node.docker(&["rmi", "tree"]);
+        let snapshots = node.shell("ctr --namespace moby snapshots --snapshotter wharf ls | tail -n +2");
+        assert_eq!(snapshots, "");
+        let left = node.shell("ctr --namespace moby content ls --quiet");
+        assert_eq!(left, "");
+        assert_eq!(listing(store), before);
+        node.docker(&["pull", "tree"]);
+        assert_eq!(node.run_in("tree", LIST_TREE), TREE);
+        cluster.assert_not_asked(&registry.layers("library/tree", "latest"));
+    });
+}

@@ -1,0 +1,54 @@
+//! What a node does while a pull waits for layers that nobody pulled before.
+
+use super::cluster::{Cluster, PULL};
+use crate::support::gate::Gate;
+use crate::support::images::busybox_tar;
+use crate::support::layers::{add, tar_of};
+use crate::support::suite::Suite;
+use crate::support::upstream::{Upstream, blob, then};
+
+/// Adds busybox with one more file as an image, and returns the digests of its layers.
+fn add_image(upstream: &Upstream, name: &str) -> Vec<String> {
+    let work = tempfile::tempdir().expect("a directory");
+    let busybox = std::fs::read(busybox_tar(work.path())).expect("read busybox");
+    let own = tar_of(&[("name", name.as_bytes())]);
+    add(upstream, &format!("library/{name}"), "latest", &[busybox, own]).layers
+}
+
+fn containers_run_while_a_pull_waits(suite: Suite) {
+    let upstream = Upstream::start();
+    let [slow, _, _] = ["slow", "here", "going"].map(|name| add_image(&upstream, name));
+    let cluster = Cluster::start(upstream.address());
+    let node = cluster.docker_node(suite);
+    node.docker(&["pull", "here"]);
+    node.docker(&["pull", "going"]);
+    let gate = Gate::new();
+    upstream.script(blob(&slow[1]), then().hold(&gate));
+    let mut pull = node.start_docker_command("pull", &["pull", "slow"]);
+    gate.wait_for(1);
+
+    assert_eq!(node.run_in("here", "cat /name"), "here");
+    node.docker(&["rmi", "going"]);
+    node.docker(&["pull", "here"]);
+    assert!(
+        pull.status().is_none(),
+        "the pull waits for its layer: {}",
+        pull.stderr()
+    );
+
+    gate.open();
+    let status = pull.wait(PULL);
+    assert!(status.success(), "{}", pull.stderr());
+    assert_eq!(node.run_in("slow", "cat /name"), "slow");
+    cluster.assert_not_asked(&slow);
+}
+
+#[test]
+fn docker_28_runs_and_removes_while_a_pull_waits() {
+    containers_run_while_a_pull_waits(Suite::Forky);
+}
+
+#[test]
+fn docker_26_runs_and_removes_while_a_pull_waits() {
+    containers_run_while_a_pull_waits(Suite::Trixie);
+}
