@@ -17,11 +17,10 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use url::Url;
 
 use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
 use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshots, StoreLayers};
-use mirrors::Mirrors;
+use mirrors::{MirrorUrl, Mirrors};
 use references::References;
 
 /// How much longer than they wait for mirrors calls may take at the end; without calls it comes at once.
@@ -43,7 +42,7 @@ pub struct Settings {
     /// The unix socket to serve.
     pub socket: PathBuf,
     /// The mirrors, the preferred one first.
-    pub mirrors: Vec<Url>,
+    pub mirrors: Vec<MirrorUrl>,
     /// containerd's socket; `None` if blobs are not to be linked into its content store.
     pub containerd: Option<PathBuf>,
     /// How long a call waits for mirrors to bring a layer.
