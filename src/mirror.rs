@@ -11,6 +11,7 @@
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
 //! | `materialise` | brings one layer into the store for a node that misses it |
 //! | `pull` | brings an image into the store though no client asks |
+//! | `report` | how far an image is, in the words of the API |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
 //!
@@ -29,6 +30,7 @@ mod materialise;
 mod membership;
 mod negative;
 mod pull;
+mod report;
 mod tail;
 mod unreadable;
 mod window;
