@@ -19,6 +19,7 @@ mod names;
 mod offline;
 mod property;
 mod proxies;
+mod pull_by_mirror;
 mod ranges;
 mod redirects;
 mod referrers;

@@ -3,6 +3,8 @@
 //! A mirror that cannot be reached is left alone for a pause that grows, so that no call of containerd waits for
 //! it again and again; when all are, the answer comes at once.
 
+mod reports;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,15 +16,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::api::{LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
+use crate::api::{ImageWish, LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::telemetry::full_text;
 use crate::trust::{client_tls, system_roots};
+
+pub use reports::ImageReports;
 
 /// Mirrors are in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a mirror may take beyond what it is asked to wait: its store may be slow.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a mirror may say nothing: longer than the longest wait that it takes, and its answer.
+const LONGEST_SILENCE: Duration = Duration::from_secs(75);
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -91,6 +98,16 @@ pub enum MirrorsError {
         #[source]
         source: reqwest::Error,
     },
+    #[error(
+        "the mirror {mirror} ended its answer before the image was there; what is complete stays in its store"
+    )]
+    Cut { mirror: Url },
+    #[error("the mirror {mirror} tells of an image what makes no sense; is it of this version?")]
+    Report {
+        mirror: Url,
+        #[source]
+        source: serde_json::Error,
+    },
 }
 
 impl Mirrors {
@@ -103,6 +120,7 @@ impl Mirrors {
         let client = reqwest::Client::builder()
             .user_agent(concat!("wharf-agent/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(LONGEST_SILENCE)
             .tls_backend_preconfigured(tls.with_no_client_auth())
             .build()
             .map_err(BuildMirrorsError::Client)?;
@@ -140,6 +158,15 @@ impl Mirrors {
         self.ask(Method::PUT, &path, statement, ANSWER_TIMEOUT).await
     }
 
+    /// Has a mirror bring an image, and tell how far it is; dropping the answer ends nothing.
+    ///
+    /// # Errors
+    /// As [`Mirrors::layer`].
+    pub async fn image(&self, wish: &ImageWish) -> Result<ImageReports, MirrorsError> {
+        let (mirror, response) = self.send(Method::POST, "images", wish, None).await?;
+        Ok(ImageReports::new(mirror.base.clone(), response))
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -147,21 +174,36 @@ impl Mirrors {
         message: &impl Serialize,
         patience: Duration,
     ) -> Result<T, MirrorsError> {
+        let (mirror, response) = self.send(method, path, message, Some(patience)).await?;
+        let answer = response.json().await;
+        answer
+            .map_err(|source| mirror.failed(source, |mirror, source| MirrorsError::Answer { mirror, source }))
+    }
+
+    /// Asks mirror after mirror until one answers; `patience` bounds the whole answer, if it is given.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        message: &impl Serialize,
+        patience: Option<Duration>,
+    ) -> Result<(&Mirror, Response), MirrorsError> {
         let mut last = MirrorsError::Resting;
         for mirror in self.inner.mirrors.iter().filter(|mirror| !mirror.rests()) {
             let Ok(url) = mirror.base.join(&format!("wharf/v1/{path}")) else {
                 continue;
             };
             let request = mirror.log_in(self.inner.client.request(method.clone(), url));
-            let sent = request.json(message).timeout(patience).send().await;
+            let request = match patience {
+                Some(patience) => request.timeout(patience),
+                None => request,
+            };
+            let sent = request.json(message).send().await;
             match mirror.answer(sent).await {
                 Ok(response) => {
                     mirror.note(true);
                     self.tell(None);
-                    let answer = response.json().await;
-                    return answer.map_err(|source| {
-                        mirror.failed(source, |mirror, source| MirrorsError::Answer { mirror, source })
-                    });
+                    return Ok((mirror, response));
                 }
                 // An answer, which another mirror of the same store would give too.
                 Err(error) if error.is_answer() => {
@@ -235,7 +277,7 @@ impl Mirror {
         Err(MirrorsError::Refused {
             mirror: self.base.clone(),
             status,
-            message: message.trim().chars().take(MAX_TOLD).collect(),
+            message: told(&message).chars().take(MAX_TOLD).collect(),
         })
     }
 
@@ -275,7 +317,7 @@ impl MirrorsError {
                         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
                     )
             }
-            Self::Answer { .. } => true,
+            Self::Answer { .. } | Self::Cut { .. } | Self::Report { .. } => true,
             Self::Resting | Self::Unreachable { .. } => false,
         }
     }
@@ -286,6 +328,15 @@ impl fmt::Debug for Mirrors {
         let bases = self.inner.mirrors.iter().map(|mirror| mirror.base.as_str());
         f.debug_list().entries(bases).finish()
     }
+}
+
+/// Returns what an error's body says, which has the distribution spec's form or any other.
+fn told(body: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let message = parsed
+        .as_ref()
+        .and_then(|body| body["errors"][0]["message"].as_str());
+    message.unwrap_or(body.trim()).to_owned()
 }
 
 fn decoded(text: &str) -> String {

@@ -90,9 +90,10 @@ impl Reports {
             } else {
                 image.report()
             };
-            let is_news = self.last.as_ref().is_none_or(|(told, told_at)| {
-                *told != report || told_at.elapsed() >= LONGEST_SILENCE
-            });
+            let is_news = self
+                .last
+                .as_ref()
+                .is_none_or(|(told, told_at)| *told != report || told_at.elapsed() >= LONGEST_SILENCE);
             if is_news {
                 let mut line = serde_json::to_vec(&report).ok()?;
                 line.push(b'\n');
