@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use url::Url;
 
+use crate::agent::mirrors::MirrorUrl;
 use crate::config::{Config, Log, Overrides};
 use crate::oci::Platform;
 use crate::oci::image_name::ImageName;
@@ -32,7 +32,7 @@ pub(super) struct PullArguments {
         value_delimiter = ',',
         conflicts_with_all = ["config", "store", "index", "upstream"]
     )]
-    mirrors: Vec<Url>,
+    mirrors: Vec<MirrorUrl>,
     /// Configuration file of the mirror (TOML), for its upstreams and limits
     #[arg(long, value_name = "FILE", env = "WHARF_CONFIG")]
     config: Option<PathBuf>,

@@ -6,20 +6,19 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
-use url::Url;
 
 use super::bars::Bars;
 use super::outcome::{Wording, tell};
 use super::{Order, Outcome, Signals};
-use crate::agent::mirrors::Mirrors;
+use crate::agent::mirrors::{MirrorUrl, Mirrors};
 use crate::api::{ImageReport, ImageWish};
 use crate::oci::image_name::ImageName;
 
 /// Has one of several mirrors of a store bring images, and prints what came of each.
 ///
 /// # Errors
-/// Fails if an address is none.
-pub fn run(mirrors: &[Url], order: &Order) -> anyhow::Result<Outcome> {
+/// Fails if mirrors cannot be asked at all.
+pub fn run(mirrors: &[MirrorUrl], order: &Order) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -27,7 +26,7 @@ pub fn run(mirrors: &[Url], order: &Order) -> anyhow::Result<Outcome> {
     runtime.block_on(pull_all(mirrors, order))
 }
 
-async fn pull_all(mirrors: &[Url], order: &Order) -> anyhow::Result<Outcome> {
+async fn pull_all(mirrors: &[MirrorUrl], order: &Order) -> anyhow::Result<Outcome> {
     let mut signals = Signals::listen()?;
     let mirrors = Mirrors::new(mirrors)?;
     let bars = Arc::new(Bars::new());
