@@ -16,6 +16,7 @@ mod lists;
 mod manifests;
 mod missing;
 mod names;
+mod nodes;
 mod offline;
 mod property;
 mod proxies;
