@@ -12,6 +12,7 @@
 //! | `materialise` | brings one layer into the store for a node that misses it |
 //! | `last_use` | notes when an image was last used |
 //! | `pull` | brings an image into the store though no client asks |
+//! | `report` | how far an image is, in the words of the API |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
 //!
@@ -31,6 +32,7 @@ mod materialise;
 mod membership;
 mod negative;
 mod pull;
+mod report;
 mod tail;
 mod unreadable;
 mod window;

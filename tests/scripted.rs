@@ -20,6 +20,7 @@ mod nodes;
 mod offline;
 mod property;
 mod proxies;
+mod pull_by_mirror;
 mod ranges;
 mod redirects;
 mod referrers;
