@@ -35,7 +35,7 @@ fn records_that_are_lost_are_made_again_and_no_container_is_lost() {
     node.docker(&["stop", "--time=0", "box"]);
     node.agent.kill();
     node.shell(&format!("rm -r {AGENT_ROOT}/records"));
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     wait_until("the container to start", HEALED, || {
         node.try_docker(&["start", "box"]).status.success().then_some(())
     });
@@ -57,7 +57,7 @@ fn images_come_back_when_all_of_the_agents_root_is_lost() {
     node.docker(&["pull", "tree"]);
     node.agent.kill();
     node.shell(&format!("rm -r {AGENT_ROOT}"));
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     wait_until("a container to run", HEALED, || {
         try_run(&node, "tree").status.success().then_some(())
     });
@@ -126,7 +126,7 @@ fn without_a_mirror_published_layers_serve_and_the_others_come_from_the_registry
     let mut node = Node::start(Suite::Trixie, &cluster.mount());
     // Docker asks the registry, and the agent a mirror that has never been.
     node.configure_docker(registry.address());
-    node.start_agent(&[free_address()], &[]);
+    node.start_agent(free_address());
     node.start_containerd();
     node.start_docker();
     let other = cluster.docker_node(Suite::Forky);

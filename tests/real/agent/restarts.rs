@@ -123,7 +123,7 @@ fn containers_run_on_while_the_agent_is_down_and_new_ones_start_once_it_is_back(
     let failed = node.try_docker(&["run", "--rm", "--network=none", "tree", "sh", "-c", ":"]);
     assert!(!failed.status.success(), "{}", failed.stdout);
     node.docker(&["stop", "--time=0", "box"]);
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     wait_until("a container to start", RECONNECTED, || {
         let ended = node.try_docker(&["run", "--rm", "--network=none", "tree", "sh", "-c", ":"]);
         ended.status.success().then_some(())
@@ -149,7 +149,7 @@ fn an_agent_killed_in_the_middle_of_a_pull_does_no_harm() {
             (prepared(&node) >= before + number || pull.status().is_some()).then_some(())
         });
         node.agent.kill();
-        node.start_agent(&[cluster.mirror.address()], &[]);
+        node.start_agent(cluster.mirror.address());
         // It fails, unless it was over before.
         pull.wait(PULL);
         wait_until("the image to be pulled", RECONNECTED, || {
