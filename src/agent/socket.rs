@@ -1,138 +1,118 @@
-//! The socket that containerd calls: systemd's, or one that this process makes.
+//! The agent's unix socket: systemd's, or one of its own.
 //!
-//! A socket of systemd is there before the agent and while it starts again: containerd then waits instead of failing
-//! for seconds, and dockerd does not lose its containers at boot. One of our own is listened on from the moment
-//! that it has its name. It stays when the agent ends, and the next one replaces it.
+//! systemd's stays while the agent is started anew, so that containerd waits a moment and is not refused: Docker
+//! forgets containers whose snapshotter refuses it when it starts (facts of Docker 28). Source: sd_listen_fds(3).
 
-use std::fs::Permissions;
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use listenfd::ListenFd;
 
-use crate::fs::{make_private_dir, random_name};
+use crate::fs::{make_dirs, random_name};
 
-/// Takes the listener that systemd passed, or binds one at `path` that its owner alone can connect to.
+/// Returns the socket that systemd has passed, or binds `path`.
 ///
 /// # Errors
-/// Fails if what systemd passed is no unix socket, if another process listens at `path`, or something else than a
-/// socket is there, and if it cannot be made.
-pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    let passed = ListenFd::from_env().take_unix_listener(0);
-    if let Some(listener) = passed.context("systemd passes no unix socket (ListenStream=/PATH)")? {
-        tracing::info!("the socket is systemd's, wherever it is");
-        return Ok(listener);
+/// Fails if another agent listens there, if something else than a socket is there, or the directory cannot be written.
+pub(super) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    let mut passed = ListenFd::from_env();
+    if passed.len() > 0 {
+        let listener = passed
+            .take_unix_listener(0)
+            .context("what systemd has passed is no unix socket")?;
+        return listener.context("systemd has passed no socket that listens");
     }
-    let path = std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))?;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    make_private_dir(parent)
-        .with_context(|| format!("cannot make the directory of {} (--socket PATH)", path.display()))?;
-    check_free(&path)?;
-    make(parent, &path).with_context(|| format!("cannot make the socket {} (--socket PATH)", path.display()))
+    bind_own(path)
 }
 
-/// Makes the socket under another name first, so that nobody finds one without a listener.
-fn make(parent: &Path, path: &Path) -> std::io::Result<UnixListener> {
-    // Nobody could connect to a name that is too long.
-    SocketAddr::from_pathname(path)?;
-    let unnamed = Unnamed(parent.join(format!(".{}", random_name())));
-    let listener = UnixListener::bind(&unnamed.0)?;
-    std::fs::set_permissions(&unnamed.0, Permissions::from_mode(0o600))?;
-    std::fs::rename(&unnamed.0, path)?;
+fn bind_own(path: &Path) -> anyhow::Result<UnixListener> {
+    let cannot = || format!("cannot listen on {} (--socket PATH)", path.display());
+    check_free(path)?;
+    if let Some(dir) = path.parent() {
+        make_dirs(dir).with_context(cannot)?;
+    }
+    // The name appears once there is somebody to answer, for root alone; what was left behind is replaced.
+    SocketAddr::from_pathname(path).with_context(cannot)?; // Nobody could connect to a name that is too long.
+    let staged = path.with_file_name(format!(".{}", random_name()));
+    let listener = UnixListener::bind(&staged).with_context(cannot)?;
+    std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&staged, path))
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&staged);
+        })
+        .with_context(cannot)?;
     Ok(listener)
 }
 
-/// A socket that goes again unless it got its name.
-struct Unnamed(PathBuf);
-
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+/// Fails if there is something at a path that is not a socket which was left behind.
+fn check_free(path: &Path) -> anyhow::Result<()> {
+    match UnixStream::connect(path) {
+        Ok(_) => anyhow::bail!(
+            "another process listens on {}; stop it, or choose another socket (--socket PATH)",
+            path.display()
+        ),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            // Nobody listens; this is also what a plain file answers.
+            ErrorKind::ConnectionRefused if is_socket(path) => Ok(()),
+            ErrorKind::ConnectionRefused => anyhow::bail!(
+                "{} is no socket; remove it, or choose another (--socket PATH)",
+                path.display()
+            ),
+            _ => Err(error)
+                .with_context(|| format!("cannot look whether somebody listens on {}", path.display())),
+        },
     }
 }
 
-/// Refuses a name that is taken by more than a socket that was left behind.
-fn check_free(path: &Path) -> anyhow::Result<()> {
-    let there = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        there => there.with_context(|| format!("cannot look at {}", path.display()))?,
-    };
-    if !there.file_type().is_socket() {
-        bail!(
-            "{} is there and no socket; choose another path (--socket PATH)",
-            path.display()
-        );
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => bail!(
-            "another process serves {}; stop it, or choose another path (--socket PATH)",
-            path.display()
-        ),
-        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot tell whether {} is served", path.display())),
-    }
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    path.symlink_metadata()
+        .is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(dir: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(dir).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.collect()
-    }
-
     #[test]
-    fn it_is_its_owners_alone_in_a_directory_of_its_own() {
+    fn a_socket_is_bound_where_nobody_listens() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("wharf/agent.sock");
-        let _listener = bind(&path).unwrap();
-        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+        let path = dir.path().join("run/agent.sock");
+        let first = bind_own(&path).unwrap();
+        let taken = bind_own(&path).unwrap_err().to_string();
+        assert!(taken.contains("another process listens"), "{taken}");
+        drop(first);
+        // What it left is no hindrance.
+        let second = bind_own(&path).unwrap();
         UnixStream::connect(&path).unwrap();
-        assert_eq!(names(path.parent().unwrap()), ["agent.sock"]);
-    }
-
-    #[test]
-    fn one_that_nobody_listens_on_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.sock");
-        drop(bind(&path).unwrap());
-        assert!(UnixStream::connect(&path).is_err());
-        let _listener = bind(&path).unwrap();
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn one_that_is_served_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.sock");
-        let _listener = bind(&path).unwrap();
-        let error = bind(&path).unwrap_err().to_string();
-        assert!(error.starts_with("another process serves"), "{error}");
-        UnixStream::connect(&path).unwrap();
-        assert_eq!(names(dir.path()), ["agent.sock"]);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(std::fs::read_dir(dir.path().join("run")).unwrap().count(), 1);
+        drop(second);
     }
 
     #[test]
     fn what_is_no_socket_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.sock");
-        std::fs::write(&path, "precious").unwrap();
-        let error = bind(&path).unwrap_err().to_string();
-        assert!(error.contains("is there and no socket"), "{error}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        let path = dir.path().join("file");
+        std::fs::write(&path, "kept").unwrap();
+        let error = bind_own(&path).unwrap_err().to_string();
+        assert!(error.contains("is no socket"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"kept");
     }
-
     #[test]
     fn a_path_that_is_too_long_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        let error = format!("{:#}", bind(&dir.path().join("a".repeat(120))).unwrap_err());
+        let error = bind_own(&dir.path().join("a".repeat(120)))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--socket PATH"), "{error}");
-        assert_eq!(names(dir.path()), Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
