@@ -106,6 +106,7 @@ mod tests {
         assert!(error.contains("is no socket"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"kept");
     }
+
     #[test]
     fn a_path_that_is_too_long_is_told() {
         let dir = tempfile::tempdir().unwrap();
