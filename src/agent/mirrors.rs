@@ -8,6 +8,7 @@
 //! Leaves to others: what is asked and when ([`crate::snapshotter`], [`super::references`]).
 
 mod mirror_url;
+mod reports;
 mod rest;
 #[cfg(test)]
 pub(super) mod tests;
@@ -17,16 +18,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use reqwest::Response;
 use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::api::{LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
+use crate::api::{ImageWish, LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::telemetry::full_text;
 use crate::trust::{client_tls, system_roots};
 
 pub use mirror_url::{MirrorUrl, ParseMirrorUrlError};
+pub use reports::ImageReports;
 use rest::Rest;
 
 /// How long a mirror may take to take a connection: it is in the same cluster.
@@ -43,6 +46,9 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long a mirror may take to write a statement to the store.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a mirror may take to find out what an image is: upstream may take 20 s for each of two manifests.
+const IMAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How much of an answer is read; they are a few lines.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
@@ -90,6 +96,14 @@ pub enum MirrorsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A mirror's answer about an image ended before the image was there.
+    #[error(
+        "mirror {mirror} ended its answer before the image was there; what is complete stays in its store"
+    )]
+    Cut {
+        /// Its host and port.
+        mirror: String,
+    },
 }
 
 /// Why there can be no client of mirrors.
@@ -110,6 +124,8 @@ struct Question<'a, B> {
     body: &'a B,
     /// When the answer must be there.
     until: Instant,
+    /// The answer comes bit by bit: then only its head must be there.
+    is_streamed: bool,
 }
 
 /// A mirror's answer, whatever it is.
@@ -117,6 +133,8 @@ struct Answer {
     mirror: String,
     status: StatusCode,
     body: Vec<u8>,
+    /// Of an answer that comes bit by bit.
+    stream: Option<Response>,
 }
 
 impl Mirrors {
@@ -161,8 +179,24 @@ impl Mirrors {
             path: "/wharf/v1/layers".to_owned(),
             body: wish,
             until: Instant::now() + wait + connecting + ANSWER_MARGIN,
+            is_streamed: false,
         };
         self.ask(&question).await?.json()
+    }
+
+    /// Has a mirror bring an image, and tell how far it is; dropping the answer ends nothing.
+    ///
+    /// # Errors
+    /// As [`Mirrors::layer`].
+    pub async fn image(&self, wish: &ImageWish) -> Result<ImageReports, MirrorsError> {
+        let question = Question {
+            method: Method::POST,
+            path: "/wharf/v1/images".to_owned(),
+            body: wish,
+            until: Instant::now() + IMAGE_TIMEOUT,
+            is_streamed: true,
+        };
+        ImageReports::new(self.ask(&question).await?)
     }
 
     /// Gives a mirror what a node has in use, and waits until it is on the store; says which statement counts.
@@ -179,6 +213,7 @@ impl Mirrors {
             path: format!("/wharf/v1/nodes/{id}"),
             body: statement,
             until: Instant::now() + STATEMENT_TIMEOUT,
+            is_streamed: false,
         };
         self.ask(&question).await?.json()
     }
@@ -269,7 +304,17 @@ impl Known {
             reason: full_text(&error.without_url()),
         };
         let mut response = request.send().await.map_err(failed)?;
-        let mut body = Vec::new();
+        let mut answer = Answer {
+            mirror: mirror.url.server().to_owned(),
+            status: response.status(),
+            body: Vec::new(),
+            stream: None,
+        };
+        if question.is_streamed && answer.status.is_success() {
+            answer.stream = Some(response);
+            return Ok(answer);
+        }
+        let body = &mut answer.body;
         while let Some(bytes) = response.chunk().await.map_err(failed)? {
             let room = MAX_ANSWER_BYTES - body.len();
             body.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -277,11 +322,7 @@ impl Known {
                 break;
             }
         }
-        Ok(Answer {
-            mirror: mirror.url.server().to_owned(),
-            status: response.status(),
-            body,
-        })
+        Ok(answer)
     }
 
     /// Says once that no mirror answers, and returns why.
@@ -305,16 +346,20 @@ impl Known {
 impl Answer {
     fn json<T: DeserializeOwned>(self) -> Result<T, MirrorsError> {
         if !self.status.is_success() {
-            return Err(MirrorsError::Refused {
-                message: self.message(),
-                mirror: self.mirror,
-                status: self.status,
-            });
+            return Err(self.refused());
         }
         serde_json::from_slice(&self.body).map_err(|error| MirrorsError::Nonsense {
             mirror: self.mirror,
             reason: error.to_string(),
         })
+    }
+
+    fn refused(self) -> MirrorsError {
+        MirrorsError::Refused {
+            message: self.message(),
+            mirror: self.mirror,
+            status: self.status,
+        }
     }
 
     /// Returns the text of an error in the distribution spec's form.
