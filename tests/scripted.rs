@@ -4,6 +4,7 @@
 //! [`Gate`](crate::support::gate::Gate), acts, and opens the gate.
 
 mod access;
+mod agent_socket;
 mod background;
 mod cold_blob;
 mod command_line;
