@@ -9,6 +9,7 @@ mod inspect;
 mod ls;
 mod pull;
 mod serve;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,8 @@ enum Command {
     Ls(ls::LsArguments),
     /// Tell what a store knows of an image, or of a stack of layers, as JSON.
     Inspect(inspect::InspectArguments),
+    /// Make this node's Docker, containerd or Podman read from the mirror and the store.
+    Setup(setup::SetupArguments),
     /// Tell what a store's file system can keep, and what to change on it.
     Doctor(doctor::DoctorArguments),
 }
@@ -49,6 +52,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Pull(arguments) => pull::run(arguments),
         Command::Ls(arguments) => ls::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Setup(arguments) => setup::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }
