@@ -89,7 +89,11 @@ fn merge_tables(found: &mut Item, wanted: &ArrayOfTables) -> Result<(), Conflict
         }
         Item::Value(Value::Array(array)) => {
             for table in wanted.iter().filter(|table| is_wharfs(*table)) {
-                if !array.iter().filter_map(Value::as_inline_table).any(|table| is_wharfs(table)) {
+                if !array
+                    .iter()
+                    .filter_map(Value::as_inline_table)
+                    .any(|table| is_wharfs(table))
+                {
                     array.push(Value::InlineTable(inline(table)));
                 }
             }
