@@ -13,18 +13,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use url::Url;
 
 use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
 use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshots, StoreLayers};
-use mirrors::Mirrors;
+use mirrors::{MirrorUrl, Mirrors};
 use references::References;
 
 /// How much longer than they wait for mirrors calls may take at the end; without calls it comes at once.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long an answer may take to leave.
+const LAST_BYTES: Duration = Duration::from_millis(200);
 
 /// How long calls that hang in the file system hold up the end.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -39,7 +42,7 @@ pub struct Settings {
     /// The unix socket to serve.
     pub socket: PathBuf,
     /// The mirrors, the preferred one first.
-    pub mirrors: Vec<Url>,
+    pub mirrors: Vec<MirrorUrl>,
     /// containerd's socket; `None` if blobs are not to be linked into its content store.
     pub containerd: Option<PathBuf>,
     /// How long a call waits for mirrors to bring a layer.
@@ -81,8 +84,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "serving snapshots"
     );
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let calls = TaskTracker::new();
     let server = Server::builder()
-        .add_service(SnapshotsServer::new(Service::new(snapshots)))
+        .add_service(SnapshotsServer::new(Service::new(snapshots, calls.clone())))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             let _ = stopped.await;
         });
@@ -94,10 +98,15 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopping");
     drop(stop);
-    match timeout(settings.prepare_wait + LAST_ANSWERS, server).await {
-        Ok(served) => served.context("cannot serve the socket"),
-        // containerd asks again.
-        Err(_) => Ok(()),
+    calls.close();
+    let answered = async {
+        let _ = timeout(settings.prepare_wait + LAST_ANSWERS, calls.wait()).await;
+        sleep(LAST_BYTES).await;
+    };
+    // containerd may keep a connection that has been told to end, and asks a new agent by a new one.
+    tokio::select! {
+        served = server => served.context("cannot serve the socket"),
+        () = answered => Ok(()),
     }
 }
 

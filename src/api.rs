@@ -3,6 +3,7 @@
 //! | request | body | answer |
 //! |---|---|---|
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
+//! | `POST /wharf/v1/images` | [`ImageWish`] | [`ImageReport`]s, a line each, as things come on; the last one has its `end` |
 //! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | [`NodeAnswer`], once it is on the store |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fs::random_name;
 use crate::oci::image_name::ImageName;
-use crate::oci::{ChainId, Digest};
+use crate::oci::{ChainId, Digest, Platform};
 
 /// Asks that a stack's topmost layer be on the store, and to be told when.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +61,79 @@ pub enum LayerState {
     Unknown,
     /// It will not come.
     Failed,
+}
+
+/// Asks that an image be on the store: its config, its layers, and their directories.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageWish {
+    pub image: ImageName,
+    /// Which image of an index; if not told, the one for the mirror's own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+/// How far an image is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageReport {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Its layers, the bottom one first.
+    pub layers: Vec<LayerReport>,
+    /// Once nothing more will come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<ImageEnd>,
+}
+
+/// How far one layer of an image is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    pub blob: Digest,
+    pub size_bytes: u64,
+    pub stage: ReportedStage,
+    /// Bytes of the blob that have arrived since somebody asked for it.
+    pub fetched_bytes: u64,
+    /// Entries that have been extracted.
+    pub entries: u64,
+    /// Why, for [`ReportedStage::Failed`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Where a layer of an image stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReportedStage {
+    /// For its turn, or for another image's layer that is the same.
+    Waiting,
+    /// Its bytes arrive, and are extracted meanwhile.
+    Fetching,
+    /// All its bytes are there.
+    Extracting,
+    /// Extracted, and can be mounted with what is below.
+    Published,
+    /// Its blob is in the store, and it is not to be extracted.
+    Stored,
+    Failed,
+}
+
+/// What came of an image, besides its layers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageEnd {
+    /// Upstream could not say what the tag means; it did so long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_seconds: Option<u64>,
+    /// What its config says that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Why its config, without which no layer is extracted, is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_failure: Option<String>,
+    /// Its layers could be extracted, and this mirror extracts none.
+    #[serde(default)]
+    pub is_left_packed: bool,
+    /// A blob that is not in the store and should be, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// What a node has in use, as a whole: the statement with the highest sequence number counts.

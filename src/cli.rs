@@ -7,6 +7,7 @@ mod agent;
 mod doctor;
 mod inspect;
 mod ls;
+mod nodes;
 mod pull;
 mod serve;
 mod setup;
@@ -31,8 +32,10 @@ enum Command {
     Agent(agent::AgentArguments),
     /// Bring images into a store and extract their layers, beside mirrors or without one.
     Pull(pull::PullArguments),
-    /// List the images in a store, with their layers.
+    /// List the images in a store with their layers, or the nodes that use them.
     Ls(ls::LsArguments),
+    /// Forget nodes that are gone.
+    Nodes(nodes::NodesArguments),
     /// Tell what a store knows of an image, or of a stack of layers, as JSON.
     Inspect(inspect::InspectArguments),
     /// Make this node's Docker, containerd or Podman read from the mirror and the store.
@@ -51,6 +54,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Agent(arguments) => agent::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Pull(arguments) => pull::run(arguments),
         Command::Ls(arguments) => ls::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Nodes(arguments) => nodes::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Setup(arguments) => setup::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor::run(&arguments),

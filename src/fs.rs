@@ -26,9 +26,10 @@ pub use staged::StagedFile;
 pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// A value of `security.capability` (linux/capability.h, `vfs_cap_data` version 2): CAP_NET_RAW, effective.
 ///
@@ -79,6 +80,21 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
         Ok(content) => Ok(Some(content)),
         Err(source) => missing_as_none(FsError::new("read", path, source)),
     }
+}
+
+/// Reads a small file whole, and when it was written; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn read_dated(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, FsError> {
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
+    let error = |operation| move |source| FsError::new(operation, path, source);
+    let mut content = Vec::new();
+    (&*file).read_to_end(&mut content).map_err(error("read"))?;
+    let written_at = file.metadata().and_then(|metadata| metadata.modified());
+    Ok(Some((content, written_at.map_err(error("stat"))?)))
 }
 
 /// Returns the names in a directory that are UTF-8; none if it does not exist.

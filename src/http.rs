@@ -9,6 +9,7 @@ mod blob;
 mod error;
 mod hold;
 mod htpasswd;
+mod image_reports;
 mod listing;
 mod manifest;
 mod observe;

@@ -1,12 +1,15 @@
-//! What a store holds: images, their layers, and the stacks that can be mounted. Reads only.
+//! What a store holds: images, their layers, the stacks that can be mounted, and which nodes use them. Reads only.
 //!
-//! For `wharf ls` and `wharf inspect`; needs no index and no mirror, and a mount that is read-only will do.
+//! For `wharf ls`, `wharf nodes` and `wharf inspect`; needs no index and no mirror, and a mount that is read-only will do.
 
+mod age;
 mod images;
 mod inspect;
+mod nodes;
 
 pub use images::{Inventory, ListedImage, ListedLayer};
 pub use inspect::{InspectError, InspectedChain, InspectedImage, inspect_chain, inspect_image};
+pub use nodes::{ListedNode, Nodes};
 
 use serde::Serialize;
 

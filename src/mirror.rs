@@ -10,7 +10,9 @@
 //! | `background` | what serving a manifest starts |
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
 //! | `materialise` | brings one layer into the store for a node that misses it |
+//! | `last_use` | notes when an image was last used |
 //! | `pull` | brings an image into the store though no client asks |
+//! | `report` | how far an image is, in the words of the API |
 //! | `listing` | tags, referrers, the catalog |
 //! | `membership` | which repository has which blob |
 //!
@@ -23,12 +25,14 @@ mod buffers;
 mod error;
 mod fill;
 mod image;
+mod last_use;
 mod listing;
 mod manifest;
 mod materialise;
 mod membership;
 mod negative;
 mod pull;
+mod report;
 mod tail;
 mod unreadable;
 mod window;
@@ -62,6 +66,7 @@ use background::Background;
 use buffers::Buffers;
 use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
 use image::Extraction;
+use last_use::NotedUses;
 use manifest::ManifestMemory;
 use materialise::StackImages;
 use membership::Guards;
@@ -109,6 +114,7 @@ struct Inner {
     extraction: Option<Arc<Extraction>>,
     /// Which image has a stack.
     stacks: StackImages,
+    noted_uses: NotedUses,
     /// The images on their way, by repository and manifest.
     images: Flights<(Repository, Digest), Image>,
     guards: Guards,
@@ -147,6 +153,7 @@ impl Mirror {
             background: Background::new(config.background_fills),
             extraction,
             stacks: StackImages::new(),
+            noted_uses: NotedUses::new(),
             images: Flights::default(),
             guards: Guards::new(config),
             store_failed_at: Mutex::default(),

@@ -4,9 +4,9 @@
 //! is derived, and a mirror keeps its own locked.
 
 mod bars;
+pub mod by_mirror;
+mod outcome;
 
-use std::io::Write as _;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,18 @@ use futures_util::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::api::ImageReport;
 use crate::config::Config;
 use crate::index::Index;
-use crate::mirror::{Freshness, Image, LayerError, LayerStage, Mirror, Pulled};
-use crate::oci::config::MAX_CONFIG_BYTES;
+use crate::mirror::Mirror;
+use crate::oci::Platform;
 use crate::oci::image_name::ImageName;
-use crate::oci::{ImageConfig, Manifest, Platform};
 use crate::store::Store;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstreams;
 use bars::Bars;
+pub use outcome::Outcome;
+use outcome::{Wording, tell};
 
 /// How long what was interrupted may take to remove what it staged.
 const LAST_CALLS: Duration = Duration::from_secs(10);
@@ -36,25 +38,6 @@ pub struct Order {
     pub platform: Platform,
     /// Use the index that the configuration names, and not a temporary one.
     pub own_index: bool,
-}
-
-/// How a pull ended; the worst of all images counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    /// Everything is in the store, and every layer that can be is extracted.
-    Complete,
-    /// Every blob is in the store, and some layers are not extracted.
-    NotExtracted,
-    /// Something could not be fetched or stored.
-    Failed,
-    /// A signal came first.
-    Interrupted,
-}
-
-impl From<Outcome> for ExitCode {
-    fn from(outcome: Outcome) -> Self {
-        Self::from(outcome.code())
-    }
 }
 
 /// What ends a pull early.
@@ -139,17 +122,19 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
         }
         return Ok((Outcome::Interrupted, last_calls));
     }
-    let extracts = config.extract.is_none() || mirror.extracts();
-    let outcomes = results.into_iter().zip(&order.images).map(|(result, name)| {
-        let stale = match &result {
-            Ok(pulled) if !config.offline => tell_stale(name, pulled.freshness),
-            _ => Outcome::Complete,
-        };
-        tell(name, &result, &store, extracts, order, stale).unwrap_or_else(|error| {
-            eprintln!("wharf: {name}: {error:#}");
-            Outcome::Failed
-        })
-    });
+    let why_packed = || {
+        let store = store.root().display();
+        format!("layers are not extracted here; `wharf doctor {store}` says why")
+    };
+    let wording = Wording {
+        platform: &order.platform,
+        is_offline: config.offline,
+        why_packed: config.extract.is_some().then(why_packed),
+    };
+    let outcomes = results
+        .iter()
+        .zip(&order.images)
+        .map(|(result, name)| tell(name, result, &wording));
     let outcome = outcomes.max().unwrap_or(Outcome::Complete);
     clean_up(&store, &mut signals, true).await;
     Ok((outcome, LAST_CALLS))
@@ -173,131 +158,8 @@ async fn clean_up(store: &Store, signals: &mut Signals, of_dead_too: bool) {
     }
 }
 
-async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<Pulled> {
+async fn pull(mirror: &Mirror, name: &ImageName, order: &Order, bars: &Bars) -> anyhow::Result<ImageReport> {
     let pulled = mirror.pull(name, &order.platform).await?;
     bars.follow(name, &pulled.image).await;
-    Ok(pulled)
-}
-
-/// Says if upstream could not be asked what a tag means now, which a pull is for.
-fn tell_stale(name: &ImageName, freshness: Freshness) -> Outcome {
-    match freshness {
-        Freshness::Fresh => Outcome::Complete,
-        Freshness::Stale { age } => {
-            let age = humantime::format_duration(Duration::from_secs(age.as_secs()));
-            eprintln!("wharf: {name}: upstream could not be asked; this is what the tag meant {age} ago");
-            Outcome::Failed
-        }
-    }
-}
-
-/// Says if an image that no index chose is for another platform than was asked for.
-fn tell_other_platform(
-    name: &ImageName,
-    image: &Image,
-    store: &Store,
-    wanted: &Platform,
-) -> anyhow::Result<()> {
-    let Some(config) = image.config() else {
-        return Ok(());
-    };
-    let bytes = store.read_blob(&config.digest, MAX_CONFIG_BYTES)?;
-    // An artifact's config may be anything.
-    let parsed = bytes.and_then(|bytes| ImageConfig::parse(&bytes).ok());
-    let Some(ImageConfig { os, architecture, .. }) = parsed else {
-        return Ok(());
-    };
-    if !architecture.is_empty() && (&os, &architecture) != (&wanted.os, &wanted.architecture) {
-        eprintln!(
-            "wharf: {name}: it is for {os}/{architecture} and for nothing else, and {wanted} was asked for"
-        );
-    }
-    Ok(())
-}
-
-/// Prints what came of an image: its name and digest to standard output, its layers to standard error.
-fn tell(
-    name: &ImageName,
-    result: &anyhow::Result<Pulled>,
-    store: &Store,
-    extracts: bool,
-    order: &Order,
-    stale: Outcome,
-) -> anyhow::Result<Outcome> {
-    let image = match result {
-        Ok(pulled) => &pulled.image,
-        Err(error) => anyhow::bail!("{error:#}"),
-    };
-    let mut outcome = stale;
-    tell_other_platform(name, image, store, &order.platform)?;
-    for layer in image.layers() {
-        let status = layer.status();
-        eprintln!("{name}: {}", bars::last_line(layer, &status));
-        if let LayerStage::Failed(_) = status.stage {
-            outcome = outcome.max(Outcome::NotExtracted);
-        }
-    }
-    if let Some(error) = image.config_failure() {
-        eprintln!("{name}: its config cannot be read: {}", error.full_text());
-        outcome = outcome.max(Outcome::NotExtracted);
-    }
-    if !extracts && is_image(store, image)? {
-        eprintln!(
-            "wharf: {name}: layers are not extracted here; `wharf doctor {}` says why",
-            store.root().display()
-        );
-        outcome = outcome.max(Outcome::NotExtracted);
-    }
-    if let Some(missing) = missing_blob(store, image)? {
-        let why = image
-            .failures()
-            .first()
-            .map_or_else(|| "the store did not take it".to_owned(), LayerError::full_text);
-        eprintln!("wharf: {name}: {missing} is not in the store: {why}");
-        outcome = Outcome::Failed;
-    }
-    writeln!(std::io::stdout(), "{name} {} {}", image.digest, outcome.word())?;
-    Ok(outcome)
-}
-
-impl Outcome {
-    fn code(self) -> u8 {
-        match self {
-            Self::Complete => 0,
-            Self::NotExtracted => 3,
-            Self::Failed => 1,
-            Self::Interrupted => 130,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Complete => "complete",
-            Self::NotExtracted => "not extracted",
-            Self::Failed => "failed",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-fn is_image(store: &Store, image: &Image) -> anyhow::Result<bool> {
-    let bytes = store.read_blob(&image.digest, crate::oci::manifest::MAX_MANIFEST_BYTES)?;
-    let manifest = bytes.and_then(|bytes| Manifest::parse(&bytes).ok());
-    Ok(manifest.is_some_and(|manifest| manifest.image_blobs().is_some()))
-}
-
-/// Returns a blob of the image that is not in the store although it should be: not of a published layer.
-fn missing_blob(store: &Store, image: &Image) -> anyhow::Result<Option<String>> {
-    let layers = image.layers().iter();
-    let unpublished = layers.filter(|layer| !matches!(layer.status().stage, LayerStage::Published));
-    let needed = image
-        .config()
-        .into_iter()
-        .chain(unpublished.map(|layer| &layer.blob));
-    for blob in needed {
-        if store.stat_blob(&blob.digest)?.is_none() {
-            return Ok(Some(blob.digest.to_string()));
-        }
-    }
-    Ok(None)
+    Ok(mirror.last_report(&pulled).await?)
 }

@@ -13,7 +13,7 @@
 //! | `blobs`, `content` | links the store's blobs into containerd's content store |
 //! | `error` | why a call fails, and its status |
 //!
-//! A layer of the store is a committed snapshot whose name is its ChainID ([`name`]): no directory of this node
+//! A layer of the store is a committed snapshot whose name is its ChainID (`name`): no directory of this node
 //! belongs to it, and its record can be made again from the store alone. Every other snapshot is local. containerd
 //! waits for an answer with its own locks held, so every call is bounded, and Commit, Stat, List, Usage and
 //! Remove never touch the store.

@@ -8,6 +8,7 @@
 //!   tags/<host>/<repository>/_tags/<tag>/<record>        which digest a tag had when it was asked
 //!   tags/<host>/<repository>/_referrers/<digest>/<record>  the same for a list of referrers
 //!   tags/<host>/<repository>/_manifests/<digest>         an empty mark: this manifest was fetched from there
+//!   tags/<host>/<repository>/_used/<digest>/<seconds>    an empty mark: this manifest was served then; the latest counts
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
@@ -31,6 +32,7 @@ mod record;
 mod reference;
 mod repository;
 mod stack_images;
+mod used;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +42,7 @@ pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
 pub use layer::StagedLayer;
+pub use node::StatedNode;
 pub use record::{Record, Subject};
 pub use reference::Reference;
 

@@ -4,6 +4,7 @@
 //! [`Gate`](crate::support::gate::Gate), acts, and opens the gate.
 
 mod access;
+mod agent_socket;
 mod background;
 mod cold_blob;
 mod command_line;
@@ -16,9 +17,11 @@ mod lists;
 mod manifests;
 mod missing;
 mod names;
+mod nodes;
 mod offline;
 mod property;
 mod proxies;
+mod pull_by_mirror;
 mod ranges;
 mod redirects;
 mod referrers;

@@ -1,295 +1,379 @@
 //! The agent's way to the mirrors: asks one after the other until one answers.
 //!
-//! A mirror that cannot be reached is left alone for a pause that grows, so that no call of containerd waits for
-//! it again and again; when all are, the answer comes at once.
+//! The first mirror in the given order that is believed to answer is asked. No connection, no answer in time, 408, 429
+//! and 5xx are failures of the mirror: the next one is asked, and the one that failed rests, 1 s at first and up to
+//! 30 s (`rest`). Every other answer is an answer, also a refusal. That no mirror answers, and that one does again,
+//! is in the log once, not once a request.
+//!
+//! Leaves to others: what is asked and when ([`crate::snapshotter`], [`super::references`]).
 
-use std::fmt;
+mod mirror_url;
+mod reports;
+mod rest;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use http::StatusCode;
-use reqwest::{Method, RequestBuilder, Response};
-use serde::Serialize;
+use http::{Method, StatusCode};
+use reqwest::Response;
+use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
-use url::Url;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 
-use crate::api::{LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
+use crate::api::{ImageWish, LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::telemetry::full_text;
 use crate::trust::{client_tls, system_roots};
 
-/// Mirrors are in the same cluster.
+pub use mirror_url::{MirrorUrl, ParseMirrorUrlError};
+pub use reports::ImageReports;
+use rest::Rest;
+
+/// How long a mirror may take to take a connection: it is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a mirror may take beyond what it is asked to wait: its store may be slow.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how much silence of the network a connection is dead, also in the middle of a long poll.
+const DEAD_AFTER: Duration = Duration::from_secs(10);
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a connection is asked whether it still is one.
+const KEEPALIVE: Duration = Duration::from_secs(3);
 
-/// What of an error's body is told.
-const MAX_TOLD: usize = 300;
+/// How much longer than it may wait for a layer a mirror may take to answer.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// The mirrors of this node's store. Cheap to clone.
+/// How long a mirror may take to write a statement to the store.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a mirror may take to find out what an image is: upstream may take 20 s for each of two manifests.
+const IMAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How much of an answer is read; they are a few lines.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
+
+/// What mirrors see in their logs.
+const USER_AGENT: &str = concat!("wharf-agent/", env!("CARGO_PKG_VERSION"));
+
+/// The mirrors of the store. Cheap to clone.
 #[derive(Clone)]
-pub struct Mirrors {
-    inner: Arc<Inner>,
-}
+pub struct Mirrors(Arc<Known>);
 
-struct Inner {
+struct Known {
     client: reqwest::Client,
     mirrors: Vec<Mirror>,
-    /// None could be reached, and the log has said so.
-    fails: AtomicBool,
+    /// What the log has last said of all of them together.
+    are_silent: AtomicBool,
 }
 
 struct Mirror {
-    /// With a slash at its end, and without the login.
-    base: Url,
-    login: Option<(String, Option<String>)>,
-    rest: Mutex<Rest>,
+    url: MirrorUrl,
+    rest: Rest,
 }
 
-/// Until when a mirror is left alone.
-#[derive(Default)]
-struct Rest {
-    until: Option<Instant>,
-    pause: Duration,
-}
-
-/// Why mirrors cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildMirrorsError {
-    #[error("{0} is no mirror's address; write http://HOST:PORT or https://HOST:PORT")]
-    Scheme(String),
-    #[error("cannot speak TLS with mirrors")]
-    Tls(#[source] rustls::Error),
-    #[error("cannot ask mirrors")]
-    Client(#[source] reqwest::Error),
-}
-
-/// Why no mirror has answered.
+/// Why no mirror did what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorsError {
-    #[error("no mirror could be reached a short while ago")]
-    Resting,
-    #[error("the mirror {mirror} cannot be reached")]
-    Unreachable {
-        mirror: Url,
-        #[source]
-        source: reqwest::Error,
-    },
-    #[error("the mirror {mirror} answers {status}: {message}")]
+    /// None of them answered, or all failed.
+    #[error("no mirror answers ({0})")]
+    Silent(String),
+    /// A mirror refused.
+    #[error("mirror {mirror} refuses: {message} (status {status})")]
     Refused {
-        mirror: Url,
+        /// Its host and port.
+        mirror: String,
+        /// The status.
         status: StatusCode,
+        /// What it says.
         message: String,
     },
-    #[error("the mirror {mirror} answers what makes no sense")]
-    Answer {
-        mirror: Url,
-        #[source]
-        source: reqwest::Error,
+    /// A mirror gave an answer that makes no sense.
+    #[error("mirror {mirror} gave an answer that makes no sense: {reason}; is it a wharf of this version?")]
+    Nonsense {
+        /// Its host and port.
+        mirror: String,
+        /// What is wrong with it.
+        reason: String,
     },
+    /// A mirror's answer about an image ended before the image was there.
+    #[error(
+        "mirror {mirror} ended its answer before the image was there; what is complete stays in its store"
+    )]
+    Cut {
+        /// Its host and port.
+        mirror: String,
+    },
+}
+
+/// Why there can be no client of mirrors.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenMirrorsError {
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS for mirrors")]
+    Tls(#[from] rustls::Error),
+    /// The client cannot be made.
+    #[error("cannot set up a client for mirrors")]
+    Client(#[from] reqwest::Error),
+}
+
+/// A question to a mirror.
+struct Question<'a, B> {
+    method: Method,
+    path: String,
+    body: &'a B,
+    /// When the answer must be there.
+    until: Instant,
+    /// The answer comes bit by bit: then only its head must be there.
+    is_streamed: bool,
+}
+
+/// A mirror's answer, whatever it is.
+struct Answer {
+    mirror: String,
+    status: StatusCode,
+    body: Vec<u8>,
+    /// Of an answer that comes bit by bit.
+    stream: Option<Response>,
 }
 
 impl Mirrors {
-    /// Takes the mirrors' addresses, the preferred one first; a user and password in one is its login.
+    /// Makes the way to mirrors, the preferred one first; none is asked yet.
     ///
     /// # Errors
-    /// Names the address that is none.
-    pub fn new(addresses: &[Url]) -> Result<Self, BuildMirrorsError> {
-        let tls = client_tls(Arc::new(system_roots())).map_err(BuildMirrorsError::Tls)?;
+    /// Fails if the HTTP client cannot be set up.
+    pub fn new(urls: &[MirrorUrl]) -> Result<Self, OpenMirrorsError> {
+        let tls = client_tls(Arc::new(system_roots()))?;
         let client = reqwest::Client::builder()
-            .user_agent(concat!("wharf-agent/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
+            .redirect(Policy::none())
+            .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .tcp_user_timeout(DEAD_AFTER)
             .tls_backend_preconfigured(tls.with_no_client_auth())
-            .build()
-            .map_err(BuildMirrorsError::Client)?;
-        let mirrors = addresses.iter().map(Mirror::new).collect::<Result<_, _>>()?;
-        let inner = Inner {
+            .build()?;
+        let mirrors = urls.iter().cloned().map(|url| Mirror {
+            url,
+            rest: Rest::default(),
+        });
+        Ok(Self(Arc::new(Known {
             client,
-            mirrors,
-            fails: AtomicBool::new(false),
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+            mirrors: mirrors.collect(),
+            are_silent: AtomicBool::new(false),
+        })))
     }
 
-    /// Asks that a layer be on the store, and waits for it as long as the wish says.
+    /// Asks that a layer be on the store, and waits as long as the wish says, and a little for the answer.
+    ///
+    /// Dropping the future ends the question; what the mirror has begun goes on.
     ///
     /// # Errors
-    /// Says which mirror could not be reached, or what it answers instead.
+    /// Fails if no mirror answers in time, or one refuses.
     pub async fn layer(&self, wish: &LayerWish) -> Result<LayerAnswer, MirrorsError> {
         let wait = Duration::from_millis(wish.wait_ms);
-        self.ask(Method::POST, "layers", wish, wait + ANSWER_TIMEOUT)
-            .await
+        let connecting = CONNECT_TIMEOUT * u32::try_from(self.0.mirrors.len()).unwrap_or(u32::MAX);
+        let question = Question {
+            method: Method::POST,
+            path: "/wharf/v1/layers".to_owned(),
+            body: wish,
+            until: Instant::now() + wait + connecting + ANSWER_MARGIN,
+            is_streamed: false,
+        };
+        self.ask(&question).await?.json()
     }
 
-    /// Has a mirror write down what this node uses; returns the sequence that counts.
+    /// Has a mirror bring an image, and tell how far it is; dropping the answer ends nothing.
     ///
     /// # Errors
     /// As [`Mirrors::layer`].
+    pub async fn image(&self, wish: &ImageWish) -> Result<ImageReports, MirrorsError> {
+        let question = Question {
+            method: Method::POST,
+            path: "/wharf/v1/images".to_owned(),
+            body: wish,
+            until: Instant::now() + IMAGE_TIMEOUT,
+            is_streamed: true,
+        };
+        ImageReports::new(self.ask(&question).await?)
+    }
+
+    /// Gives a mirror what a node has in use, and waits until it is on the store; says which statement counts.
+    ///
+    /// # Errors
+    /// Fails if no mirror answers, or one refuses.
     pub async fn state_node(
         &self,
         id: &NodeId,
         statement: &NodeStatement,
     ) -> Result<NodeAnswer, MirrorsError> {
-        let path = format!("nodes/{id}");
-        self.ask(Method::PUT, &path, statement, ANSWER_TIMEOUT).await
+        let question = Question {
+            method: Method::PUT,
+            path: format!("/wharf/v1/nodes/{id}"),
+            body: statement,
+            until: Instant::now() + STATEMENT_TIMEOUT,
+            is_streamed: false,
+        };
+        self.ask(&question).await?.json()
     }
 
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        message: &impl Serialize,
-        patience: Duration,
-    ) -> Result<T, MirrorsError> {
-        let mut last = MirrorsError::Resting;
-        for mirror in self.inner.mirrors.iter().filter(|mirror| !mirror.rests()) {
-            let Ok(url) = mirror.base.join(&format!("wharf/v1/{path}")) else {
-                continue;
-            };
-            let request = mirror.log_in(self.inner.client.request(method.clone(), url));
-            let sent = request.json(message).timeout(patience).send().await;
-            match mirror.answer(sent).await {
-                Ok(response) => {
-                    mirror.note(true);
-                    self.tell(None);
-                    let answer = response.json().await;
-                    return answer.map_err(|source| {
-                        mirror.failed(source, |mirror, source| MirrorsError::Answer { mirror, source })
-                    });
+    /// Asks mirror after mirror until one answers.
+    async fn ask(&self, question: &Question<'_, impl Serialize>) -> Result<Answer, MirrorsError> {
+        let known = &self.0;
+        let mut failures = Vec::new();
+        for mirror in known.in_order(Instant::now()) {
+            if Instant::now() >= question.until {
+                break;
+            }
+            match known.ask_one(mirror, question).await {
+                Ok(answer) => {
+                    mirror.rest.end();
+                    if known.are_silent.swap(false, Ordering::Relaxed) {
+                        tracing::info!(mirror = mirror.url.server(), "mirrors answer again");
+                    }
+                    return Ok(answer);
                 }
-                // An answer, which another mirror of the same store would give too.
-                Err(error) if error.is_answer() => {
-                    mirror.note(true);
-                    return Err(error);
-                }
-                Err(error) => {
-                    mirror.note(false);
-                    last = error;
+                Err(Failure { reason, is_slow }) => {
+                    mirror.rest.begin(Instant::now(), is_slow);
+                    tracing::debug!(mirror = mirror.url.server(), reason, "a mirror does not answer");
+                    failures.push(format!("{}: {reason}", mirror.url.server()));
                 }
             }
         }
-        self.tell(Some(&last));
-        Err(last)
-    }
-
-    /// Says once that no mirror can be reached, and once that one can again.
-    fn tell(&self, error: Option<&MirrorsError>) {
-        let failed = self.inner.fails.swap(error.is_some(), Ordering::AcqRel);
-        match error {
-            Some(error) if !failed => tracing::warn!(
-                error = full_text(error),
-                "no mirror can be reached: layers that are on the store serve, others are unpacked on this node"
-            ),
-            None if failed => tracing::info!("a mirror can be reached again"),
-            Some(_) | None => {}
-        }
+        Err(MirrorsError::Silent(known.all_silent(&failures)))
     }
 }
 
-impl Mirror {
-    fn new(address: &Url) -> Result<Self, BuildMirrorsError> {
-        let login = (!address.username().is_empty())
-            .then(|| (decoded(address.username()), address.password().map(decoded)));
-        let mut base = address.clone();
-        let is_http = matches!(base.scheme(), "http" | "https") && base.has_host();
-        // Neither can fail where there is a host.
-        let _ = base.set_username("").and_then(|()| base.set_password(None));
-        if !is_http {
-            return Err(BuildMirrorsError::Scheme(base.to_string()));
-        }
-        if !base.path().ends_with('/') {
-            base.set_path(&format!("{}/", base.path()));
-        }
-        Ok(Self {
-            base,
-            login,
-            rest: Mutex::default(),
-        })
+/// Why a mirror counts as not answering.
+struct Failure {
+    reason: String,
+    /// It made the asker wait.
+    is_slow: bool,
+}
+
+impl Known {
+    /// Returns whom to ask: who is believed to answer, then those who rest and say no at once.
+    fn in_order(&self, now: Instant) -> Vec<&Mirror> {
+        let (resting, mut order): (Vec<_>, Vec<_>) =
+            self.mirrors.iter().partition(|mirror| mirror.rest.is_on(now));
+        order.extend(resting.into_iter().filter(|mirror| !mirror.rest.is_slow()));
+        order
     }
 
-    fn log_in(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.login {
-            Some((user, password)) => request.basic_auth(user, password.as_deref()),
-            None => request,
-        }
-    }
-
-    async fn answer(&self, sent: reqwest::Result<Response>) -> Result<Response, MirrorsError> {
-        let response = sent.map_err(|source| {
-            self.failed(source, |mirror, source| MirrorsError::Unreachable {
-                mirror,
-                source,
+    async fn ask_one(
+        &self,
+        mirror: &Mirror,
+        question: &Question<'_, impl Serialize>,
+    ) -> Result<Answer, Failure> {
+        let asked = timeout_at(question.until, self.send(mirror, question)).await;
+        let answer = asked.unwrap_or_else(|_| {
+            Err(Failure {
+                reason: "no answer in time".to_owned(),
+                is_slow: true,
             })
         })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
+        let is_failure = answer.status.is_server_error()
+            || matches!(
+                answer.status,
+                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+            );
+        if is_failure {
+            return Err(Failure {
+                reason: format!("{} (status {})", answer.message(), answer.status),
+                is_slow: false,
+            });
         }
-        let message = response.text().await.unwrap_or_default();
-        Err(MirrorsError::Refused {
-            mirror: self.base.clone(),
-            status,
-            message: message.trim().chars().take(MAX_TOLD).collect(),
+        Ok(answer)
+    }
+
+    async fn send(
+        &self,
+        mirror: &Mirror,
+        question: &Question<'_, impl Serialize>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self
+            .client
+            .request(question.method.clone(), mirror.url.join(&question.path))
+            .json(question.body);
+        if let Some((user, password)) = mirror.url.credentials() {
+            request = request.basic_auth(user, Some(password.expose()));
+        }
+        let failed = |error: reqwest::Error| Failure {
+            is_slow: error.is_timeout(),
+            reason: full_text(&error.without_url()),
+        };
+        let mut response = request.send().await.map_err(failed)?;
+        let mut answer = Answer {
+            mirror: mirror.url.server().to_owned(),
+            status: response.status(),
+            body: Vec::new(),
+            stream: None,
+        };
+        if question.is_streamed && answer.status.is_success() {
+            answer.stream = Some(response);
+            return Ok(answer);
+        }
+        let body = &mut answer.body;
+        while let Some(bytes) = response.chunk().await.map_err(failed)? {
+            let room = MAX_ANSWER_BYTES - body.len();
+            body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            if bytes.len() > room {
+                break;
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Says once that no mirror answers, and returns why.
+    fn all_silent(&self, failures: &[String]) -> String {
+        let why = if failures.is_empty() {
+            let servers: Vec<&str> = self.mirrors.iter().map(|mirror| mirror.url.server()).collect();
+            format!("{}: not asked, did not answer a moment ago", servers.join(", "))
+        } else {
+            failures.join("; ")
+        };
+        if !self.are_silent.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                why,
+                "no mirror answers: layers that are on the store still serve, others are unpacked on this node"
+            );
+        }
+        why
+    }
+}
+
+impl Answer {
+    fn json<T: DeserializeOwned>(self) -> Result<T, MirrorsError> {
+        if !self.status.is_success() {
+            return Err(self.refused());
+        }
+        serde_json::from_slice(&self.body).map_err(|error| MirrorsError::Nonsense {
+            mirror: self.mirror,
+            reason: error.to_string(),
         })
     }
 
-    fn failed(
-        &self,
-        source: reqwest::Error,
-        error: impl FnOnce(Url, reqwest::Error) -> MirrorsError,
-    ) -> MirrorsError {
-        error(self.base.clone(), source.without_url())
-    }
-
-    fn rests(&self) -> bool {
-        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        rest.until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Notes whether the mirror has answered.
-    fn note(&self, answered: bool) {
-        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered {
-            *rest = Rest::default();
-            return;
-        }
-        rest.pause = (rest.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        rest.until = Some(Instant::now() + rest.pause);
-    }
-}
-
-impl MirrorsError {
-    /// Tells whether the mirror works, and refuses what it was asked.
-    fn is_answer(&self) -> bool {
-        match self {
-            Self::Refused { status, .. } => {
-                status.is_client_error()
-                    && !matches!(
-                        *status,
-                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-                    )
-            }
-            Self::Answer { .. } => true,
-            Self::Resting | Self::Unreachable { .. } => false,
+    fn refused(self) -> MirrorsError {
+        MirrorsError::Refused {
+            message: self.message(),
+            mirror: self.mirror,
+            status: self.status,
         }
     }
-}
 
-impl fmt::Debug for Mirrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bases = self.inner.mirrors.iter().map(|mirror| mirror.base.as_str());
-        f.debug_list().entries(bases).finish()
+    /// Returns the text of an error in the distribution spec's form.
+    fn message(&self) -> String {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<Error>,
+        }
+        #[derive(Deserialize)]
+        struct Error {
+            message: String,
+        }
+        let parsed: Option<Errors> = serde_json::from_slice(&self.body).ok();
+        let first = parsed.and_then(|parsed| parsed.errors.into_iter().next());
+        first.map_or_else(|| "it does not say why".to_owned(), |error| error.message)
     }
-}
-
-fn decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text)
-        .decode_utf8_lossy()
-        .into_owned()
 }

@@ -1,232 +1,188 @@
-//! Tells mirrors what this node uses of the store, so that nobody removes it.
+//! What this node has in use on the store, and that a mirror has written it down.
 //!
-//! A statement is the whole of what is in use, under a number that rises: the last one counts, whichever mirror it
-//! went to and whenever it arrives. One task sends them, one at a time; what changes meanwhile goes into the next.
-//! What is new is stated at once, what is not used any more goes along a little later.
+//! Nodes mount the store read-only, so a mirror writes what they use; whoever removes layers goes by it. A statement
+//! is whole: all layers and all blobs. One is under way at a time, and every change meanwhile goes into the next
+//! (`sender`). An addition is sent at once and can be waited for ([`References::told`]); a removal waits a little,
+//! since it harms nobody. Everything is stated again now and then, so that a store that has lost it gets it back.
+//!
+//! Leaves to others: what is in use ([`crate::snapshotter`]), whom to tell ([`super::mirrors`]).
+
+mod identity;
+mod sender;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::mirrors::Mirrors;
-use crate::api::{NodeId, NodeStatement, ParseNodeIdError};
-use crate::fs::{self, FsError};
 use crate::oci::{ChainId, Digest};
-use crate::telemetry::full_text;
 
-/// How long what is not used any more waits for company.
-const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
+pub use identity::OpenReferencesError;
+use identity::node_id;
+use sender::Sender;
 
-/// How often everything is stated again: somebody may have removed what mirrors wrote.
-const RESTATE_EVERY: Duration = Duration::from_secs(600);
+/// How soon after a failed statement nobody waits for the next one: with containerd's locks held.
+const NO_WAIT_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often everything is stated again: a store may have lost it.
+const RESTATE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// Why a node's id cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenReferencesError {
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    #[error("{path} does not hold this node's id; remove it, and the node gets a new one")]
-    Id {
-        path: String,
-        #[source]
-        source: ParseNodeIdError,
-    },
-}
-
-/// What this node uses of the store. Cheap to clone.
+/// What this node has in use. Cheap to clone; the last one dropped ends the sending.
 #[derive(Clone)]
 pub struct References {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
+    _sender: Arc<AbortOnDropHandle<()>>,
 }
 
-struct Inner {
-    id: NodeId,
-    host_name: String,
-    mirrors: Mirrors,
+struct Shared {
     in_use: Mutex<InUse>,
-    changes: watch::Sender<Changes>,
-    told: watch::Sender<Told>,
+    progress: watch::Sender<Progress>,
+    /// An addition is to be sent.
+    added: Notify,
+    /// A removal is to be sent.
+    removed: Notify,
+    /// Somebody waits: a pause between attempts ends.
+    asked: Notify,
 }
 
-#[derive(Default)]
+/// The sets, and a count of their changes.
+#[derive(Clone, Default)]
 struct InUse {
     layers: BTreeSet<ChainId>,
     blobs: BTreeSet<Digest>,
+    /// Changes so far; nothing is stated before the first, which would give everything free.
+    changes: u64,
+    /// The number of the last change that must be known before this node may use what it uses.
+    last_addition: u64,
 }
 
-/// How often something changed.
+/// How far the sender is.
 #[derive(Clone, Copy, Default)]
-struct Changes {
-    additions: u64,
-    removals: u64,
-}
-
-/// What a mirror has written.
-#[derive(Clone, Copy, Default)]
-struct Told {
-    /// The changes that it covers.
-    changes: Changes,
-    /// The last attempt failed.
-    fails: bool,
+struct Progress {
+    /// The number of the last change that a mirror has written down.
+    written: u64,
+    /// Attempts that failed, in all.
+    failures: u64,
+    /// When the last attempt failed, if it did.
+    failed_at: Option<Instant>,
 }
 
 impl References {
-    /// Reads this node's id, or makes one, and begins to state what is in use.
+    /// Takes up this node's id, and begins to state what is in use once that is set.
+    ///
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Fails if the id cannot be read or written.
+    /// Fails if the node's id below `root` cannot be read or made.
     pub fn open(root: &Path, mirrors: Mirrors) -> Result<Self, OpenReferencesError> {
-        let inner = Arc::new(Inner {
-            id: node_id(&root.join("node-id"))?,
-            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            mirrors,
+        Self::start(root, mirrors, RESTATE_INTERVAL)
+    }
+
+    fn start(root: &Path, mirrors: Mirrors, restate_interval: Duration) -> Result<Self, OpenReferencesError> {
+        let id = node_id(root)?;
+        let shared = Arc::new(Shared {
             in_use: Mutex::default(),
-            changes: watch::Sender::default(),
-            told: watch::Sender::default(),
+            progress: watch::Sender::default(),
+            added: Notify::new(),
+            removed: Notify::new(),
+            asked: Notify::new(),
         });
-        tokio::spawn(Arc::clone(&inner).state_all());
-        Ok(Self { inner })
+        let sender = Sender::new(id, mirrors, Arc::clone(&shared));
+        let sending = tokio::spawn(sender.run(restate_interval));
+        Ok(Self {
+            shared,
+            _sender: Arc::new(AbortOnDropHandle::new(sending)),
+        })
     }
 
-    /// Returns this node's id.
-    pub fn node_id(&self) -> &NodeId {
-        &self.inner.id
-    }
-
-    /// Replaces all that is in use.
+    /// Sets all that is in use, as a start knows it.
     pub fn set(&self, layers: BTreeSet<ChainId>, blobs: BTreeSet<Digest>) {
-        *self.inner.in_use() = InUse { layers, blobs };
-        self.inner.note(true);
+        let mut in_use = self.shared.in_use();
+        in_use.layers = layers;
+        in_use.blobs = blobs;
+        in_use.note_addition();
+        self.shared.added.notify_one();
     }
 
-    /// Adds a layer.
+    /// Adds a stack whose topmost layer is in use.
     pub fn add_layer(&self, chain_id: &ChainId) {
-        if self.inner.in_use().layers.insert(chain_id.clone()) {
-            self.inner.note(true);
-        }
+        self.add(|in_use| in_use.layers.insert(chain_id.clone()));
     }
 
-    /// Adds a blob.
+    /// Adds a blob that is in use.
     pub fn add_blob(&self, digest: &Digest) {
-        if self.inner.in_use().blobs.insert(digest.clone()) {
-            self.inner.note(true);
-        }
+        self.add(|in_use| in_use.blobs.insert(digest.clone()));
     }
 
-    /// Takes a layer away.
+    /// Takes out a stack whose topmost layer is not in use any more.
     pub fn remove_layer(&self, chain_id: &ChainId) {
-        if self.inner.in_use().layers.remove(chain_id) {
-            self.inner.note(false);
-        }
+        self.remove(|in_use| in_use.layers.remove(chain_id));
     }
 
-    /// Takes a blob away.
+    /// Takes out a blob that is not in use any more.
     pub fn remove_blob(&self, digest: &Digest) {
-        if self.inner.in_use().blobs.remove(digest) {
-            self.inner.note(false);
+        self.remove(|in_use| in_use.blobs.remove(digest));
+    }
+
+    /// Waits until a mirror has written down all that was in use when this was called.
+    ///
+    /// False if that takes longer than `patience`, or no mirror could be told now or a moment ago. It is told
+    /// later then, as soon as one can be.
+    pub async fn told(&self, patience: Duration) -> bool {
+        let needed = self.shared.in_use().last_addition;
+        let mut progress = self.shared.progress.subscribe();
+        let now = *progress.borrow_and_update();
+        if now.written >= needed {
+            return true;
+        }
+        if now
+            .failed_at
+            .is_some_and(|at| at.elapsed() < NO_WAIT_AFTER_FAILURE)
+        {
+            return false;
+        }
+        self.shared.asked.notify_one();
+        let is_decided = |then: &Progress| then.written >= needed || then.failures > now.failures;
+        match timeout(patience, progress.wait_for(is_decided)).await {
+            Ok(Ok(then)) => then.written >= needed,
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 
-    /// Waits until a mirror has written all that was added so far; false if that does not happen in time, and at
-    /// once while mirrors cannot be reached.
-    pub async fn told(&self, patience: Duration) -> bool {
-        let added = self.inner.changes.borrow().additions;
-        let is_told = |told: &Told| told.changes.additions >= added;
-        let mut told = self.inner.told.subscribe();
-        let ended = timeout(patience, told.wait_for(|told| is_told(told) || told.fails)).await;
-        matches!(ended, Ok(Ok(told)) if is_told(&told))
+    fn add(&self, insert: impl FnOnce(&mut InUse) -> bool) {
+        let mut in_use = self.shared.in_use();
+        if insert(&mut in_use) {
+            in_use.note_addition();
+            self.shared.added.notify_one();
+        }
+    }
+
+    fn remove(&self, take: impl FnOnce(&mut InUse) -> bool) {
+        let mut in_use = self.shared.in_use();
+        if take(&mut in_use) {
+            in_use.changes += 1;
+            self.shared.removed.notify_one();
+        }
     }
 }
 
-impl Inner {
+impl InUse {
+    fn note_addition(&mut self) {
+        self.changes += 1;
+        self.last_addition = self.changes;
+    }
+}
+
+impl Shared {
+    /// No code that holds the lock can panic half-way, so a poisoned state is whole.
     fn in_use(&self) -> MutexGuard<'_, InUse> {
         self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn note(&self, is_addition: bool) {
-        self.changes.send_modify(|changes| {
-            if is_addition {
-                changes.additions += 1;
-            } else {
-                changes.removals += 1;
-            }
-        });
-    }
-
-    /// States what is in use, for ever.
-    async fn state_all(self: Arc<Self>) {
-        let mut changes = self.changes.subscribe();
-        let (mut sequence, mut pause) = (0, FIRST_PAUSE);
-        loop {
-            let told = *self.told.borrow();
-            if !told.fails {
-                let is_new = |now: &Changes| now.additions > told.changes.additions;
-                let is_due = |now: &Changes| is_new(now) || now.removals > told.changes.removals;
-                let _ = timeout(RESTATE_EVERY, changes.wait_for(is_due)).await;
-                // Without an addition there is time.
-                let _ = timeout(REMOVAL_PAUSE, changes.wait_for(is_new)).await;
-            }
-            let covered = *changes.borrow_and_update();
-            sequence = next_sequence(sequence);
-            match self.mirrors.state_node(&self.id, &self.statement(sequence)).await {
-                Ok(answer) if answer.sequence > sequence => {
-                    // This machine's clock was ahead once.
-                    sequence = answer.sequence;
-                }
-                Ok(_) => {
-                    pause = FIRST_PAUSE;
-                    self.told.send_replace(Told {
-                        changes: covered,
-                        fails: false,
-                    });
-                }
-                Err(error) => {
-                    tracing::debug!(error = full_text(&error), "what this node uses is not stated");
-                    self.told.send_modify(|told| told.fails = true);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
-        }
-    }
-
-    fn statement(&self, sequence: u64) -> NodeStatement {
-        let in_use = self.in_use();
-        NodeStatement {
-            sequence,
-            host_name: self.host_name.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            layers: in_use.layers.clone(),
-            blobs: in_use.blobs.clone(),
-        }
-    }
-}
-
-/// Returns a number above the last one, and above those of this node's earlier processes if its clock is right.
-fn next_sequence(last: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or_default().max(last + 1)
-}
-
-fn node_id(path: &Path) -> Result<NodeId, OpenReferencesError> {
-    let Some(text) = fs::read(path)? else {
-        let id = NodeId::random();
-        fs::create_new(path, format!("{id}\n").as_bytes())?;
-        if let Some(dir) = path.parent() {
-            fs::sync_dir(dir)?;
-        }
-        return Ok(id);
-    };
-    let text = String::from_utf8_lossy(&text);
-    text.trim().parse().map_err(|source| OpenReferencesError::Id {
-        path: path.display().to_string(),
-        source,
-    })
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use url::Url;
 
+use crate::agent::mirrors::MirrorUrl;
 use crate::agent::{self, Settings};
 use crate::config::{Log, LogFormat};
 
@@ -37,10 +37,11 @@ pub(super) struct AgentArguments {
         long = "mirror",
         value_name = "URL",
         env = "WHARF_MIRRORS",
+        hide_env_values = true,
         value_delimiter = ',',
         required = true
     )]
-    mirrors: Vec<Url>,
+    mirrors: Vec<MirrorUrl>,
     /// Unix socket of the containerd whose content store gets the layers' blobs
     #[arg(
         long,

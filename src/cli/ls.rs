@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Nodes};
 use crate::store::Store;
 
 /// Which store.
@@ -15,18 +15,22 @@ pub(super) struct LsArguments {
     /// Directory of the store; it is only read
     #[arg(long, value_name = "DIR", env = "WHARF_STORE", default_value = "wharf-store")]
     store: PathBuf,
+    /// List the nodes, and what their agents say that they have in use
+    #[arg(long)]
+    nodes: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints the images.
+/// Prints the images, or the nodes.
 pub(super) fn run(arguments: &LsArguments) -> anyhow::Result<()> {
-    let inventory = Inventory::read(&Store::open_read_only(&arguments.store)?)?;
-    let text = if arguments.json {
-        inventory.to_json()
-    } else {
-        inventory.to_string()
+    let store = Store::open_read_only(&arguments.store)?;
+    let text = match (arguments.nodes, arguments.json) {
+        (false, false) => Inventory::read(&store)?.to_string(),
+        (false, true) => Inventory::read(&store)?.to_json(),
+        (true, false) => Nodes::read(&store)?.to_string(),
+        (true, true) => Nodes::read(&store)?.to_json(),
     };
     std::io::stdout()
         .write_all(text.as_bytes())

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use crate::agent::mirrors::MirrorUrl;
 use crate::config::{Config, Log, Overrides};
 use crate::oci::Platform;
 use crate::oci::image_name::ImageName;
-use crate::pull::{self, Order};
+use crate::pull::{self, Order, by_mirror};
 
 /// What to pull, and where to.
 #[derive(Debug, Args)]
@@ -23,6 +24,15 @@ pub(super) struct PullArguments {
     /// Images, such as alpine, ghcr.io/acme/app:v1 or app@sha256:…
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<ImageName>,
+    /// Have a running mirror, such as http://mirror:5000, do it: nothing is needed here. Several mirrors of one
+    /// store: the preferred one first
+    #[arg(
+        long = "mirror",
+        value_name = "URL",
+        value_delimiter = ',',
+        conflicts_with_all = ["config", "store", "index", "upstream"]
+    )]
+    mirrors: Vec<MirrorUrl>,
     /// Configuration file of the mirror (TOML), for its upstreams and limits
     #[arg(long, value_name = "FILE", env = "WHARF_CONFIG")]
     config: Option<PathBuf>,
@@ -47,6 +57,9 @@ pub(super) fn run(arguments: PullArguments) -> anyhow::Result<ExitCode> {
         platform: arguments.platform.unwrap_or_else(Platform::current),
         own_index: arguments.index.is_some(),
     };
+    if !arguments.mirrors.is_empty() {
+        return Ok(by_mirror::run(&arguments.mirrors, &order)?.into());
+    }
     let overrides = Overrides {
         store: arguments.store,
         index: arguments.index,

@@ -1,4 +1,4 @@
-//! `/wharf/v1/`: what agents ask a mirror, besides the distribution API.
+//! `/wharf/v1/`: what agents and `wharf pull --mirror` ask a mirror, besides the distribution API.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::App;
 use super::access::Asker;
 use super::error::ApiError;
+use super::image_reports;
 use crate::api::{LayerWish, NodeId, NodeStatement};
 use crate::oci::ErrorCode;
 
@@ -43,6 +44,10 @@ pub(super) async fn answer(
             let wish: LayerWish = read(body, MAX_WISH_BYTES).await?;
             let may_read = |repository: &_| app.access.check(asker, repository).is_ok();
             Ok(Json(app.mirror.materialise(&wish, may_read).await).into_response())
+        }
+        "images" => {
+            only(&request.method, &Method::POST)?;
+            image_reports::answer(app, asker, read(body, MAX_WISH_BYTES).await?).await
         }
         _ => match rest.strip_prefix("nodes/") {
             Some(id) => {

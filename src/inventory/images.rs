@@ -6,6 +6,7 @@ use std::fmt;
 use bytesize::ByteSize;
 use serde::Serialize;
 
+use super::age::{Age, rfc3339};
 use super::{LayerState, layers_of, links_of, manifest_of, state_of};
 use crate::fs::FsError;
 use crate::oci::image_name::ImageName;
@@ -28,6 +29,11 @@ pub struct ListedImage {
     /// What the image runs on, if it is one of an index.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
+    /// When a mirror last served its manifest, to about an hour (RFC 3339); nothing if none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_used_at: Option<String>,
+    #[serde(skip)]
+    last_used: Option<Age>,
     /// Bytes of all layers' blobs.
     pub size_bytes: u64,
     /// The bottom one first.
@@ -77,6 +83,7 @@ fn read_repository(
     repository: &Repository,
     images: &mut Vec<ListedImage>,
 ) -> Result<(), FsError> {
+    let first = images.len();
     let mut seen = BTreeSet::new();
     for tag in store.tags(repository)? {
         let subject = Subject::Tag(tag.clone());
@@ -90,6 +97,11 @@ fn read_repository(
             let name = name_of(repository, Reference::Digest(digest.clone()));
             read_manifest(store, &name, &digest, &mut seen, images)?;
         }
+    }
+    for image in &mut images[first..] {
+        let time = store.last_used(repository, &image.digest)?;
+        image.last_used_at = time.map(rfc3339);
+        image.last_used = time.map(Age::of);
     }
     Ok(())
 }
@@ -153,6 +165,8 @@ fn listed(
         name: name.to_owned(),
         digest: digest.clone(),
         platform: platform.map(Platform::to_string),
+        last_used_at: None,
+        last_used: None,
         // A manifest may say anything.
         size_bytes: layers
             .iter()
@@ -179,14 +193,16 @@ impl fmt::Display for Inventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for image in &self.images {
             let platform = image.platform.as_deref().map(|platform| format!(" {platform}"));
+            let used = image.last_used.map(|age| format!(", used {age}"));
             writeln!(
                 f,
-                "{}{} {} {} layers, {}",
+                "{}{} {} {} layers, {}{}",
                 image.name,
                 platform.unwrap_or_default(),
                 image.digest,
                 image.layers.len(),
-                ByteSize(image.size_bytes)
+                ByteSize(image.size_bytes),
+                used.unwrap_or_default()
             )?;
             for layer in &image.layers {
                 let state = match layer.state {

@@ -125,7 +125,7 @@ impl Mirror {
         })
     }
 
-    /// As [`Mirror::manifest`], and starts to bring the image's blobs and layers into the store.
+    /// As [`Mirror::manifest`], notes that the image is used, and starts to bring its blobs and layers into the store.
     ///
     /// # Errors
     /// As [`Mirror::manifest`].
@@ -137,6 +137,7 @@ impl Mirror {
     ) -> Result<ServedManifest, MirrorError> {
         let served = self.manifest(repository, reference, accept).await?;
         if let Some(known) = self.inner.stored_manifest(&served.digest).await {
+            self.inner.note_use(repository, &known.digest);
             self.inner
                 .fill_in_background(repository, &known.digest, &known.manifest);
         }

@@ -242,7 +242,7 @@ impl Inner {
         }
     }
 
-    async fn on_store<T: Send + 'static>(
+    pub(super) async fn on_store<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Store) -> Result<T, FsError> + Send + 'static,
     ) -> Result<T, FsError> {

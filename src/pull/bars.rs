@@ -7,7 +7,8 @@ use bytesize::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Instant, interval};
 
-use crate::mirror::{Image, Layer, LayerStage, LayerStatus};
+use crate::api::{ImageReport, LayerReport, ReportedStage};
+use crate::mirror::Image;
 use crate::oci::image_name::ImageName;
 
 /// How often bars are drawn.
@@ -18,6 +19,9 @@ const SHORT: usize = 12;
 
 /// All bars.
 pub(super) struct Bars(MultiProgress);
+
+/// The bars of one image.
+pub(super) struct ImageBars(Vec<Bar>);
 
 /// The bar of one layer, and when its extraction was first seen.
 struct Bar {
@@ -35,9 +39,14 @@ impl Bars {
         Self(MultiProgress::with_draw_target(target))
     }
 
+    /// Adds a bar for each layer of an image.
+    pub(super) fn of(&self, name: &ImageName, report: &ImageReport) -> ImageBars {
+        ImageBars(report.layers.iter().map(|layer| self.bar(name, layer)).collect())
+    }
+
     /// Shows an image's layers until all have ended.
     pub(super) async fn follow(&self, name: &ImageName, image: &Image) {
-        let mut bars: Vec<Bar> = image.layers().iter().map(|layer| self.bar(name, layer)).collect();
+        let mut bars = self.of(name, &image.report());
         let ended = image.ended();
         tokio::pin!(ended);
         let mut redraw = interval(REDRAW_EVERY);
@@ -46,9 +55,7 @@ impl Bars {
                 () = &mut ended => true,
                 _ = redraw.tick() => false,
             };
-            for (bar, layer) in bars.iter_mut().zip(image.layers()) {
-                bar.show(layer);
-            }
+            bars.show(&image.report());
             if is_over {
                 return;
             }
@@ -61,8 +68,8 @@ impl Bars {
         let _ = self.0.clear();
     }
 
-    fn bar(&self, name: &ImageName, layer: &Layer) -> Bar {
-        let bar = self.0.add(ProgressBar::new(layer.blob.size_bytes));
+    fn bar(&self, name: &ImageName, layer: &LayerReport) -> Bar {
+        let bar = self.0.add(ProgressBar::new(layer.size_bytes));
         if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:20}] {msg}") {
             bar.set_style(style);
         }
@@ -74,72 +81,85 @@ impl Bars {
     }
 }
 
+impl ImageBars {
+    /// Shows how far the image's layers are.
+    pub(super) fn show(&mut self, report: &ImageReport) {
+        for (bar, layer) in self.0.iter_mut().zip(&report.layers) {
+            bar.show(layer);
+        }
+    }
+}
+
 impl Bar {
-    fn show(&mut self, layer: &Layer) {
-        let status = layer.status();
-        if status.entries > 0 {
+    fn show(&mut self, layer: &LayerReport) {
+        if layer.entries > 0 {
             self.extracting_since.get_or_insert_with(Instant::now);
         }
-        let size = layer.blob.size_bytes;
-        self.bar.set_position(match status.stage {
-            LayerStage::Waiting | LayerStage::Fetching | LayerStage::Failed(_) => {
-                status.fetched_bytes.min(size)
+        let size = layer.size_bytes;
+        self.bar.set_position(match layer.stage {
+            ReportedStage::Waiting | ReportedStage::Fetching | ReportedStage::Failed => {
+                layer.fetched_bytes.min(size)
             }
-            LayerStage::Extracting | LayerStage::Published | LayerStage::Stored => size,
+            ReportedStage::Extracting | ReportedStage::Published | ReportedStage::Stored => size,
         });
-        self.bar.set_message(self.message(layer, &status));
+        self.bar.set_message(self.message(layer));
     }
 
-    fn message(&self, layer: &Layer, status: &LayerStatus) -> String {
-        let size = ByteSize(layer.blob.size_bytes);
-        match &status.stage {
-            LayerStage::Waiting => "waiting".to_owned(),
-            LayerStage::Fetching => {
+    fn message(&self, layer: &LayerReport) -> String {
+        match layer.stage {
+            ReportedStage::Waiting => "waiting".to_owned(),
+            ReportedStage::Fetching => {
                 format!(
-                    "{} of {size}, {}",
-                    ByteSize(status.fetched_bytes),
-                    self.entries(status)
+                    "{} of {}, {}",
+                    ByteSize(layer.fetched_bytes),
+                    ByteSize(layer.size_bytes),
+                    self.entries(layer)
                 )
             }
-            LayerStage::Extracting => format!("extracting, {}", self.entries(status)),
-            LayerStage::Published => "published".to_owned(),
-            LayerStage::Stored => "stored".to_owned(),
-            LayerStage::Failed(error) => format!("failed: {}", error.full_text()),
+            ReportedStage::Extracting => format!("extracting, {}", self.entries(layer)),
+            ReportedStage::Published => "published".to_owned(),
+            ReportedStage::Stored => "stored".to_owned(),
+            ReportedStage::Failed => failed(layer),
         }
     }
 
-    fn entries(&self, status: &LayerStatus) -> String {
+    fn entries(&self, layer: &LayerReport) -> String {
         let seconds = self
             .extracting_since
             .map_or(0.0, |since| since.elapsed().as_secs_f64());
         if seconds < 0.5 {
-            return format!("{} entries", status.entries);
+            return format!("{} entries", layer.entries);
         }
         format!(
             "{} entries, {:.0}/s",
-            status.entries,
-            status.entries as f64 / seconds
+            layer.entries,
+            layer.entries as f64 / seconds
         )
     }
 }
 
 /// Says what came of a layer.
-pub(super) fn last_line(layer: &Layer, status: &LayerStatus) -> String {
-    let (digest, size) = (&layer.blob.digest, ByteSize(layer.blob.size_bytes));
-    match &status.stage {
-        LayerStage::Published if status.entries > 0 => {
-            format!("{digest} {size} published, {} entries extracted", status.entries)
+pub(super) fn last_line(layer: &LayerReport) -> String {
+    let (digest, size) = (&layer.blob, ByteSize(layer.size_bytes));
+    match layer.stage {
+        ReportedStage::Published if layer.entries > 0 => {
+            format!("{digest} {size} published, {} entries extracted", layer.entries)
         }
-        LayerStage::Published => format!("{digest} {size} published"),
-        LayerStage::Stored => format!("{digest} {size} stored"),
-        LayerStage::Failed(error) => format!("{digest} {size} failed: {}", error.full_text()),
-        LayerStage::Waiting | LayerStage::Fetching | LayerStage::Extracting => {
+        ReportedStage::Published => format!("{digest} {size} published"),
+        ReportedStage::Stored => format!("{digest} {size} stored"),
+        ReportedStage::Failed => format!("{digest} {size} {}", failed(layer)),
+        ReportedStage::Waiting | ReportedStage::Fetching | ReportedStage::Extracting => {
             format!("{digest} {size} interrupted")
         }
     }
 }
 
-fn short(layer: &Layer) -> &str {
-    let hex = layer.blob.digest.hex();
+fn failed(layer: &LayerReport) -> String {
+    let why = layer.message.as_deref().unwrap_or("the mirror does not say why");
+    format!("failed: {why}")
+}
+
+fn short(layer: &LayerReport) -> &str {
+    let hex = layer.blob.hex();
     hex.get(..SHORT).unwrap_or(hex)
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use tokio_stream::Stream;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::error::SnapshotError;
@@ -23,12 +24,13 @@ const LIST_PAGE: usize = 100;
 /// Serves snapshots to containerd.
 pub struct Service {
     snapshots: Snapshots,
+    calls: TaskTracker,
 }
 
 impl Service {
-    /// Takes the snapshots.
-    pub fn new(snapshots: Snapshots) -> Self {
-        Self { snapshots }
+    /// Takes the snapshots; `calls` tracks the calls under way.
+    pub fn new(snapshots: Snapshots, calls: TaskTracker) -> Self {
+        Self { snapshots, calls }
     }
 }
 
@@ -63,6 +65,7 @@ fn given(text: String) -> Option<String> {
 #[tonic::async_trait]
 impl SnapshotsApi for Service {
     async fn prepare(&self, request: Request<PrepareSnapshotRequest>) -> Answer<PrepareSnapshotResponse> {
+        let _call = self.calls.token();
         let request = request.into_inner();
         let new = NewSnapshot {
             kind: Kind::Active,
@@ -79,6 +82,7 @@ impl SnapshotsApi for Service {
     }
 
     async fn view(&self, request: Request<ViewSnapshotRequest>) -> Answer<ViewSnapshotResponse> {
+        let _call = self.calls.token();
         let request = request.into_inner();
         let new = NewSnapshot {
             kind: Kind::View,
@@ -95,12 +99,14 @@ impl SnapshotsApi for Service {
     }
 
     async fn mounts(&self, request: Request<MountsRequest>) -> Answer<MountsResponse> {
+        let _call = self.calls.token();
         let key = request.into_inner().key;
         let mounts = self.snapshots.mounts(&key).await;
         answer("mounts", &key, mounts.map(|mounts| MountsResponse { mounts }))
     }
 
     async fn commit(&self, request: Request<CommitSnapshotRequest>) -> Answer<()> {
+        let _call = self.calls.token();
         let request = request.into_inner();
         let commit = Commit {
             name: request.name.clone(),
@@ -112,11 +118,13 @@ impl SnapshotsApi for Service {
     }
 
     async fn remove(&self, request: Request<RemoveSnapshotRequest>) -> Answer<()> {
+        let _call = self.calls.token();
         let key = request.into_inner().key;
         answer("remove", &key, self.snapshots.remove(&key).await)
     }
 
     async fn stat(&self, request: Request<StatSnapshotRequest>) -> Answer<StatSnapshotResponse> {
+        let _call = self.calls.token();
         let key = request.into_inner().key;
         let found = self.snapshots.stat(&key).await;
         let told = |record: Record| StatSnapshotResponse {
@@ -126,6 +134,7 @@ impl SnapshotsApi for Service {
     }
 
     async fn update(&self, request: Request<UpdateSnapshotRequest>) -> Answer<UpdateSnapshotResponse> {
+        let _call = self.calls.token();
         let request = request.into_inner();
         let info = request.info.unwrap_or_default();
         let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
@@ -139,6 +148,7 @@ impl SnapshotsApi for Service {
     type ListStream = Pin<Box<dyn Stream<Item = Result<ListSnapshotsResponse, Status>> + Send>>;
 
     async fn list(&self, request: Request<ListSnapshotsRequest>) -> Answer<Self::ListStream> {
+        let _call = self.calls.token();
         let filters = Filters::parse(&request.into_inner().filters).map_err(SnapshotError::from)?;
         let infos: Vec<_> = self.snapshots.list(&filters).iter().map(Record::info).collect();
         let pages: Vec<_> = infos
@@ -149,6 +159,7 @@ impl SnapshotsApi for Service {
     }
 
     async fn usage(&self, request: Request<UsageRequest>) -> Answer<UsageResponse> {
+        let _call = self.calls.token();
         let key = request.into_inner().key;
         let usage = self.snapshots.usage(&key).await;
         let told = usage.map(|usage| UsageResponse {
@@ -159,6 +170,7 @@ impl SnapshotsApi for Service {
     }
 
     async fn cleanup(&self, _: Request<CleanupRequest>) -> Answer<()> {
+        let _call = self.calls.token();
         answer("cleanup", "", self.snapshots.cleanup().await)
     }
 }

@@ -87,6 +87,11 @@ impl Layout {
         self.manifest_marks(repository).join(file_name(digest))
     }
 
+    /// Returns the directory of the times at which an image was served.
+    pub(super) fn uses(&self, repository: &Repository, digest: &Digest) -> PathBuf {
+        self.repository(repository).join("_used").join(file_name(digest))
+    }
+
     /// Returns what is published under a layer's id: the layer, and what lies beside it.
     pub(super) fn layer(&self, layer_id: &LayerId) -> PathBuf {
         self.root.join("layers").join("overlay").join(layer_id.as_str())

@@ -116,6 +116,33 @@ fn it_runs_beside_a_mirror_of_the_same_store() {
 }
 
 #[test]
+fn a_running_mirror_brings_images_and_says_the_same_of_them() {
+    let (upstream, (_directory, store)) = (Upstream::start(), fresh());
+    let image = add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    let diff_ids = vec![sha256(b"another")];
+    let config = config_of(&diff_ids, "x");
+    add_as(&upstream, APP, "wrong", &config, &[gzip(&layer(3))], diff_ids);
+    let mut mirror = Mirror::start(&Options::new(upstream.address()));
+    let by_mirror = |image: &str| {
+        let mut command = wharf();
+        command.args(["pull", "--mirror", &mirror.url(""), image]);
+        run(command)
+    };
+    for (name, code) in [("app:v1", 0), ("app:v1", 0), ("app:wrong", 3)] {
+        let (by_mirror, here) = (by_mirror(name), pull(&upstream, &store, &[name]));
+        assert_eq!(by_mirror.code(), code, "{}", by_mirror.stderr);
+        assert_eq!((here.code(), &here.stdout), (code, &by_mirror.stdout));
+        // What goes wrong here is in this process's log as well.
+        let is_same = here.stderr.ends_with(&by_mirror.stderr);
+        assert!(is_same, "{}{}", here.stderr, by_mirror.stderr);
+    }
+    for chain_id in &image.chain_ids {
+        assert!(record(mirror.store(), chain_id).is_some(), "{chain_id}");
+    }
+    mirror.stop();
+}
+
+#[test]
 fn of_an_index_the_image_of_one_platform_is_pulled() {
     let (upstream, (_directory, store)) = (Upstream::start(), fresh());
     let (amd, arm) = (
@@ -134,13 +161,19 @@ fn of_an_index_the_image_of_one_platform_is_pulled() {
     let ended = pull(&upstream, &store, &["app:all", "--platform", "linux/arm64/v8"]);
     assert_eq!(ended.code(), 0, "{}", ended.stderr);
     assert!(record(&store, &arm.chain_ids[0]).is_some() && record(&store, &amd.chain_ids[0]).is_none());
-    let other = pull(&upstream, &store, &["app:all", "--platform", "linux/s390x"]);
-    assert_eq!(other.code(), 1);
-    assert!(
-        other.stderr.contains("linux/amd64, linux/arm64"),
-        "{}",
-        other.stderr
-    );
+    let mirror = Mirror::start(&Options::new(upstream.address()));
+    let url = mirror.url("");
+    let s390x = ["app:all", "--platform", "linux/s390x"];
+    let mut by_mirror = wharf();
+    by_mirror.args(["pull", "--mirror", &url]).args(s390x);
+    for other in [pull(&upstream, &store, &s390x), run(by_mirror)] {
+        assert_eq!(other.code(), 1);
+        assert!(
+            other.stderr.contains("linux/amd64, linux/arm64"),
+            "{}",
+            other.stderr
+        );
+    }
     assert_eq!(
         pull(&upstream, &store, &["app:all", "--platform", "arm"]).code(),
         2

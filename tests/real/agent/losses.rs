@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, PULL};
+use super::cluster::Cluster;
 use crate::support::layers::{directory, published};
 use crate::support::node::{AGENT_ROOT, Node};
 use crate::support::node_images::{LIST_TREE, TREE, registry};
@@ -115,7 +115,7 @@ fn a_layer_that_somebody_has_deleted_is_named_and_brought_back() {
         failed.stderr.contains(&chain_ids[2]).then_some(())
     });
     cluster.mirror.start_again();
-    wait_until("the layer to be brought back", PULL, || {
+    wait_until("the layer to be brought back", HEALED, || {
         try_run(&node, "tree").status.success().then_some(())
     });
     assert_eq!(node.run_in("tree", LIST_TREE), TREE);
