@@ -11,15 +11,15 @@ use crate::oci::Platform;
 const MIRROR: &str = "http://127.0.0.1:5000";
 
 pub(super) const DAEMON_JSON: &str = include_str!("../../config/agent/daemon.json");
-pub(super) const DOCKER: &str = include_str!("../../config/agent/containerd-docker.toml");
-pub(super) const DOCKER_1: &str = include_str!("../../config/agent/containerd-1.x-docker.toml");
-pub(super) const CRI: &str = include_str!("../../config/agent/containerd-kubernetes.toml");
-pub(super) const CRI_LOCAL: &str = include_str!("../../config/agent/containerd-kubernetes-local-pull.toml");
-pub(super) const CRI_1: &str = include_str!("../../config/agent/containerd-1.x-kubernetes.toml");
-pub(super) const AGENT_ENV: &str = include_str!("../../config/wharf-agent.env");
-pub(super) const AGENT_SOCKET: &str = include_str!("../../config/wharf-agent.socket");
-pub(super) const AGENT_SERVICE: &str = include_str!("../../config/wharf-agent.service");
-const HOSTS: &str = include_str!("../../config/agent/_default/hosts.toml");
+pub(super) const DOCKER: &str = include_str!("../../config/agent/containerd-2.toml");
+pub(super) const DOCKER_1: &str = include_str!("../../config/agent/containerd-1.toml");
+pub(super) const CRI: &str = include_str!("../../config/agent/kubernetes-2.toml");
+pub(super) const CRI_LOCAL: &str = include_str!("../../config/agent/kubernetes-2-local-pull.toml");
+pub(super) const CRI_1: &str = include_str!("../../config/agent/kubernetes-1.toml");
+pub(super) const AGENT_ENV: &str = include_str!("../../config/systemd/wharf-agent.env");
+pub(super) const AGENT_SOCKET: &str = include_str!("../../config/systemd/wharf-agent.socket");
+pub(super) const AGENT_SERVICE: &str = include_str!("../../config/systemd/wharf-agent.service");
+const HOSTS: &str = include_str!("../../config/agent/hosts.toml");
 const REGISTRIES: &str = include_str!("../../config/podman/registries.conf");
 
 /// What stands in the files' places.

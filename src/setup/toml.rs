@@ -1,6 +1,6 @@
 //! Merging into a TOML file: comments and order stay, new tables come last.
 
-use toml_edit::{ArrayOfTables, InlineTable, Item, Table, TableLike, Value};
+use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value};
 
 /// A key that has another value.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,15 +24,42 @@ pub(super) type Rule<'a> = &'a dyn Fn(&str, &Value) -> Differing;
 /// Adds to `existing` what `wanted` has: tables are merged, lists of tables get the entries that they lack, and of
 /// values that differ the rule decides.
 pub(super) fn merge(
-    existing: &mut dyn TableLike,
-    wanted: &dyn TableLike,
+    existing: &mut DocumentMut,
+    wanted: &DocumentMut,
     rule: Rule<'_>,
 ) -> Result<(), Conflict> {
+    merge_table(existing.as_table_mut(), wanted.as_table(), rule)?;
+    let trailing = existing.trailing().as_str().unwrap_or_default().to_owned();
+    if let Some(first) = first_new(existing.as_table_mut()).filter(|_| !trailing.trim().is_empty()) {
+        // Comments that ended the file stay where they are.
+        let above = first
+            .decor()
+            .prefix()
+            .and_then(RawString::as_str)
+            .unwrap_or_default();
+        let prefix = format!("{trailing}{above}");
+        first.decor_mut().set_prefix(prefix);
+        existing.set_trailing("");
+    }
+    Ok(())
+}
+
+/// Finds the first table that is printed after all those that were there.
+fn first_new(table: &mut Table) -> Option<&mut Table> {
+    table.iter_mut().find_map(|(_, item)| {
+        let table = item.as_table_mut()?;
+        match table.position() {
+            Some(_) => None,
+            None if table.is_implicit() => first_new(table),
+            None => Some(table),
+        }
+    })
+}
+
+fn merge_table(existing: &mut dyn TableLike, wanted: &dyn TableLike, rule: Rule<'_>) -> Result<(), Conflict> {
     for (key, item) in wanted.iter() {
         match existing.get_mut(key) {
-            None | Some(Item::None) => {
-                insert(existing, wanted, key, item);
-            }
+            None | Some(Item::None) => insert(existing, wanted, key, item),
             Some(found) => merge_item(found, item, key, rule).map_err(|conflict| conflict.below(key))?,
         }
     }
@@ -55,7 +82,7 @@ fn merge_item(found: &mut Item, wanted: &Item, key: &str, rule: Rule<'_>) -> Res
     }
     if let Some(wanted) = wanted.as_table_like() {
         return match found.as_table_like_mut() {
-            Some(found) => merge(found, wanted, rule),
+            Some(found) => merge_table(found, wanted, rule),
             None => Err(Conflict::of(found, "a table")),
         };
     }

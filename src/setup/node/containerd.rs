@@ -128,7 +128,7 @@ impl File {
             self.check_imports(&wanted)?;
             let mut document = self.document.clone();
             let rule = |key: &str, found: &Value| rule(key, found, force);
-            toml::merge(&mut *document, &*wanted, &rule).map_err(|conflict| self.conflict(conflict))?;
+            toml::merge(&mut document, &wanted, &rule).map_err(|conflict| self.conflict(conflict))?;
             after = document.to_string();
         }
         Ok(FileChange {
@@ -148,7 +148,7 @@ impl File {
                     "config_path" => rule(key, found, false),
                     _ => Differing::Refuse,
                 };
-                toml::merge(&mut *imported, &**wanted, &rule).map_err(|conflict| SetupError::Imported {
+                toml::merge(&mut imported, wanted, &rule).map_err(|conflict| SetupError::Imported {
                     path,
                     key: conflict.key,
                     found: conflict.found,

@@ -53,7 +53,7 @@ fn merge(found: &str, parts: &[(String, String)]) -> Result<String, String> {
             .parse()
             .map_err(|error: toml_edit::TomlError| error.to_string())?;
         let keep = |_: &str, _: &Value| Differing::Keep;
-        toml::merge(&mut *document, &*wanted, &keep)
+        toml::merge(&mut document, &wanted, &keep)
             .map_err(|conflict| format!("{} is no table", conflict.key))?;
     }
     let text = document.to_string();
