@@ -156,6 +156,9 @@ pub struct NodeStatement {
 pub struct NodeAnswer {
     /// The highest on the store; above the one that was sent, that one was not written.
     pub sequence: u64,
+    /// The highest that was there before, if any was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<u64>,
 }
 
 /// A node's id, made once: 32 hexadecimal digits. Safe as a file's name.

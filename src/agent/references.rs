@@ -148,7 +148,8 @@ impl References {
         {
             return false;
         }
-        self.shared.asked.notify_one();
+        // If the sender does not pause, its attempt under way decides.
+        self.shared.asked.notify_waiters();
         let is_decided = |then: &Progress| then.written >= needed || then.failures > now.failures;
         match timeout(patience, progress.wait_for(is_decided)).await {
             Ok(Ok(then)) => then.written >= needed,

@@ -1,108 +1,162 @@
-//! The agent's unix socket: systemd's, or one of its own.
+//! The agent's socket: the one that systemd listens on already, or one of our own.
 //!
-//! systemd's stays while the agent is started anew, so that containerd waits a moment and is not refused: Docker
-//! forgets containers whose snapshotter refuses it when it starts (facts of Docker 28). Source: sd_listen_fds(3).
+//! systemd's keeps callers waiting while the agent starts again, so that containerd sees no refused connection.
+//! One of our own appears under its name when it listens and only root may connect, never before.
 
+use std::fs::{Metadata, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use listenfd::ListenFd;
 
-use crate::fs::{make_dirs, random_name};
+use crate::fs::{make_private_dir, random_name, remove};
 
-/// Returns the socket that systemd has passed, or binds `path`.
+/// What the kernel has room for (`sun_path`), less the byte that ends it.
+const MAX_PATH_BYTES: usize = 107;
+
+/// Returns the listener that systemd has handed over, or else binds one at `path`.
 ///
 /// # Errors
-/// Fails if another agent listens there, if something else than a socket is there, or the directory cannot be written.
-pub(super) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    let mut passed = ListenFd::from_env();
-    if passed.len() > 0 {
-        let listener = passed
-            .take_unix_listener(0)
-            .context("what systemd has passed is no unix socket")?;
-        return listener.context("systemd has passed no socket that listens");
+/// Fails, with the path and the remedy, if systemd's is no unix socket or more than one, if another process
+/// listens at `path`, if something there is no socket, or if one cannot be made.
+pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    match from_systemd(&mut ListenFd::from_env())? {
+        Some(listener) => Ok(listener),
+        None => bind_own(path).with_context(|| format!("cannot listen on {}", path.display())),
     }
-    bind_own(path)
+}
+
+/// Takes the one listener that the service manager has handed over, if it has.
+fn from_systemd(handed: &mut ListenFd) -> anyhow::Result<Option<UnixListener>> {
+    match handed.len() {
+        0 => return Ok(None),
+        1 => {}
+        several => {
+            bail!("systemd hands over {several} sockets; name one ListenStream= in wharf-agent.socket")
+        }
+    }
+    handed.take_unix_listener(0).context(
+        "what systemd hands over is no unix socket; name a path in ListenStream= of wharf-agent.socket",
+    )
 }
 
 fn bind_own(path: &Path) -> anyhow::Result<UnixListener> {
-    let cannot = || format!("cannot listen on {} (--socket PATH)", path.display());
-    check_free(path)?;
-    if let Some(dir) = path.parent() {
-        make_dirs(dir).with_context(cannot)?;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) | None => Path::new("."),
+    };
+    let unready = dir.join(format!(".{}", random_name()));
+    if path.as_os_str().len().max(unready.as_os_str().len()) > MAX_PATH_BYTES {
+        bail!("its path is too long for a socket; choose a shorter one (--socket PATH)");
     }
-    // The name appears once there is somebody to answer, for root alone; what was left behind is replaced.
-    let staged = path.with_file_name(format!(".{}", random_name()));
-    let listener = UnixListener::bind(&staged).with_context(cannot)?;
-    std::fs::set_permissions(&staged, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&staged, path))
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&staged);
-        })
-        .with_context(cannot)?;
+    make_private_dir(dir)?;
+    refuse_used(path)?;
+    let listener = UnixListener::bind(&unready).context("cannot make a socket in its directory")?;
+    let shown = std::fs::set_permissions(&unready, Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&unready, path));
+    if let Err(error) = shown {
+        // The rename's failure is what matters.
+        let _ = remove(&unready);
+        return Err(error).context("cannot give the socket its name");
+    }
     Ok(listener)
 }
 
-/// Fails if there is something at a path that is not a socket which was left behind.
-fn check_free(path: &Path) -> anyhow::Result<()> {
+/// Refuses a name that is another process's, or no socket's.
+fn refuse_used(path: &Path) -> anyhow::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if is_socket(&metadata) => {}
+        Ok(_) => bail!("it is there and is no socket; remove it or choose another path (--socket PATH)"),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).context("cannot look at it"),
+    }
     match UnixStream::connect(path) {
-        Ok(_) => anyhow::bail!(
-            "another process listens on {}; stop it, or choose another socket (--socket PATH)",
-            path.display()
+        Ok(_) => bail!(
+            "another process, perhaps an agent, serves it; stop that one or choose another path (--socket PATH)"
         ),
-        Err(error) => match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            // Nobody listens; this is also what a plain file answers.
-            ErrorKind::ConnectionRefused if is_socket(path) => Ok(()),
-            ErrorKind::ConnectionRefused => anyhow::bail!(
-                "{} is no socket; remove it, or choose another (--socket PATH)",
-                path.display()
-            ),
-            _ => Err(error)
-                .with_context(|| format!("cannot look whether somebody listens on {}", path.display())),
-        },
+        // Nobody listens, or its owner has gone since: the name is free to be replaced.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
+        Err(error) => Err(error).context("cannot tell whether another process serves it"),
     }
 }
 
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt as _;
-    path.symlink_metadata()
-        .is_ok_and(|metadata| metadata.file_type().is_socket())
+fn is_socket(metadata: &Metadata) -> bool {
+    metadata.file_type().is_socket()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn names(dir: &Path) -> Vec<String> {
+        crate::fs::list(dir).unwrap()
+    }
+
     #[test]
-    fn a_socket_is_bound_where_nobody_listens() {
+    fn a_socket_is_made_for_root_alone_with_its_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("run/agent.sock");
-        let first = bind_own(&path).unwrap();
-        let taken = bind_own(&path).unwrap_err().to_string();
-        assert!(taken.contains("another process listens"), "{taken}");
-        drop(first);
-        // What it left is no hindrance.
-        let second = bind_own(&path).unwrap();
+        let path = dir.path().join("wharf/agent.sock");
+        let listener = bind_own(&path).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        assert_eq!(names(path.parent().unwrap()), ["agent.sock"]);
         UnixStream::connect(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        drop(bind_own(&path).unwrap());
+        assert!(path.exists());
+        let listener = bind_own(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn a_socket_that_another_process_serves_is_left_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let first = bind_own(&path).unwrap();
+        let error = format!("{:#}", bind(&path).unwrap_err());
+        assert!(
+            error.contains("another process") && error.contains("agent.sock"),
+            "{error}"
         );
-        assert_eq!(std::fs::read_dir(dir.path().join("run")).unwrap().count(), 1);
-        drop(second);
+        // The attempt was a connection; the next one is ours.
+        first.accept().unwrap();
+        UnixStream::connect(&path).unwrap();
+        first.accept().unwrap();
+        assert_eq!(names(dir.path()), ["agent.sock"]);
     }
 
     #[test]
     fn what_is_no_socket_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, "kept").unwrap();
-        let error = bind_own(&path).unwrap_err().to_string();
-        assert!(error.contains("is no socket"), "{error}");
-        assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+        let path = dir.path().join("agent.sock");
+        std::fs::write(&path, "precious").unwrap();
+        let error = format!("{:#}", bind(&path).unwrap_err());
+        assert!(error.contains("no socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x".repeat(120));
+        let error = format!("{:#}", bind(&path).unwrap_err());
+        assert!(error.contains("too long"), "{error}");
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn without_systemd_nothing_is_handed_over() {
+        assert!(from_systemd(&mut ListenFd::empty()).unwrap().is_none());
     }
 }

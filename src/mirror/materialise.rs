@@ -98,11 +98,9 @@ impl Mirror {
     /// Any errno, and that the store hangs.
     pub async fn state_node(&self, id: &NodeId, statement: NodeStatement) -> Result<NodeAnswer, FsError> {
         let id = id.clone();
-        let stated = self
-            .inner
+        self.inner
             .on_store(move |store| store.state_node(&id, &statement))
-            .await;
-        stated.map(|sequence| NodeAnswer { sequence })
+            .await
     }
 }
 

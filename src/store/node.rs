@@ -6,7 +6,7 @@
 use std::io;
 use std::time::SystemTime;
 
-use crate::api::{NodeId, NodeStatement};
+use crate::api::{NodeAnswer, NodeId, NodeStatement};
 use crate::fs::{self, FsError};
 
 use super::Store;
@@ -24,18 +24,20 @@ pub struct StatedNode {
 }
 
 impl Store {
-    /// Writes what a node has in use, unless a later statement is there; returns the sequence that counts.
+    /// Writes what a node has in use, unless a later statement is there; returns which counts.
     ///
     /// # Errors
     /// Any errno.
-    pub fn state_node(&self, id: &NodeId, statement: &NodeStatement) -> Result<u64, FsError> {
+    pub fn state_node(&self, id: &NodeId, statement: &NodeStatement) -> Result<NodeAnswer, FsError> {
         let dir = self.layout().node(id);
         let present = self.statements(id)?;
-        let highest = present.iter().copied().max();
-        if let Some(highest) = highest
-            && highest >= statement.sequence
-        {
-            return Ok(highest);
+        let previous = present.iter().copied().max();
+        let answer = NodeAnswer {
+            sequence: statement.sequence.max(previous.unwrap_or_default()),
+            previous,
+        };
+        if previous.is_some_and(|previous| previous >= statement.sequence) {
+            return Ok(answer);
         }
         let path = self.layout().statement(id, statement.sequence);
         let text =
@@ -47,7 +49,7 @@ impl Store {
         for sequence in present {
             fs::remove(&self.layout().statement(id, sequence))?;
         }
-        Ok(statement.sequence)
+        Ok(answer)
     }
 
     /// Returns what a node has in use; `None` if the store knows no such node.
@@ -136,9 +138,12 @@ mod tests {
             layers: BTreeSet::new(),
             blobs: BTreeSet::new(),
         };
+        let mut previous = None;
         for (sequence, counts) in [(5, 5), (9, 9), (7, 9), (9, 9), (10, 10)] {
             let stated = store.state_node(&id, &statement(sequence, &sequence.to_string()));
-            assert_eq!(stated.unwrap(), counts);
+            let answer = stated.unwrap();
+            assert_eq!((answer.sequence, answer.previous), (counts, previous));
+            previous = Some(counts);
             let seen = store.node(&id).unwrap().unwrap().statement;
             assert_eq!((seen.sequence, seen.host_name), (counts, counts.to_string()));
             assert_eq!(fs::list(&store.layout().node(&id)).unwrap().len(), 1);

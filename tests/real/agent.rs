@@ -2,6 +2,7 @@
 //! on a node of its own (`support/node`), with the agent, a mirror, Debian's `docker-registry` as its upstream, and
 //! a GlusterFS that the mirror and the nodes mount in different networks.
 
+mod blobs;
 mod cluster;
 mod cold_pull;
 mod cri;

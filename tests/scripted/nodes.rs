@@ -58,7 +58,10 @@ fn what_a_node_states_is_listed_until_it_is_forgotten() {
     assert_eq!((answer.status, answer.json()), (200, json!({"sequence": 7})));
     // A late one of a slow mirror.
     let answer = state(&mirror, NODE, &statement(6, "late", &[]));
-    assert_eq!((answer.status, answer.json()), (200, json!({"sequence": 7})));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (200, json!({"sequence": 7, "previous": 7}))
+    );
     state(&mirror, OTHER, &statement(1, "blue\u{1b}[2J", &[]));
 
     let listed = list(mirror.store(), &["--nodes"]);

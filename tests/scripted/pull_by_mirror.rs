@@ -135,9 +135,6 @@ fn another_mirror_is_asked_if_one_does_not_answer_and_no_password_is_shown() {
     assert_eq!(ended.code(), 1);
     assert!(ended.stderr.contains("no mirror answers"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
-    let bad = run(command("ftp://user:hunter2@mirror", &["app:v1"]));
-    assert_eq!(bad.code(), 2);
-    assert!(!bad.stderr.contains("hunter2"), "{}", bad.stderr);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! | repository:tag | what it is |
 //! |---|---|
 //! | library/tree:latest | busybox and two layers with what a layer can hold and remove; [`TREE`] is what a container sees |
+//! | library/tree-zstd:latest | the same, its two layers packed by zstd |
 //! | library/half:latest | busybox and the layers a and b |
 //! | library/whole:latest | the same and c and d on top, so that half of it is published with `half` |
 //! | library/one:latest, two, three | busybox and a layer of their own |
@@ -19,7 +20,7 @@ use super::registry::Registry;
 use super::upstream::bytes;
 
 /// Part of the cache's path: change it when the images change.
-const VERSION: &str = "node-images-v1";
+const VERSION: &str = "node-images-v2";
 /// How many layers `hundred` has on top of busybox's.
 pub const HUNDRED: u32 = 100;
 /// How long a layer's noise is.
@@ -65,7 +66,10 @@ fn fill(_cache: &Path, work: &Path) {
         registry,
     };
 
-    let tree = [images.layer(&tree()), images.layer(&changed_tree())];
+    let tree = [tree(), changed_tree()];
+    let zstd = tree.each_ref().map(|tar| images.packed(tar, Compression::Zstd));
+    images.image("tree-zstd", &[&[busybox.clone()], &zstd[..]].concat());
+    let tree = tree.each_ref().map(|tar| images.layer(tar));
     images.image("tree", &[&[busybox.clone()], &tree[..]].concat());
     let letters = [1, 2, 3, 4].map(|seed| images.noise(seed));
     images.image("half", &[&[busybox.clone()], &letters[..2]].concat());
@@ -89,9 +93,13 @@ struct Images {
 
 impl Images {
     fn layer(&self, tar: &[u8]) -> Layer {
+        self.packed(tar, Compression::Gzip)
+    }
+
+    fn packed(&self, tar: &[u8], compression: Compression) -> Layer {
         let path = self.work.join("layer.tar");
         fs::write(&path, tar).expect("write a layer");
-        self.layout.layer(&path, Compression::Gzip)
+        self.layout.layer(&path, compression)
     }
 
     /// A layer with the file `noise-<seed>`.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{InUse, Shared};
 use crate::agent::mirrors::{Mirrors, MirrorsError};
-use crate::api::{NodeId, NodeStatement};
+use crate::api::{NodeAnswer, NodeId, NodeStatement};
 use crate::telemetry::full_text;
 
 /// How long a removal waits for others to go along.
@@ -32,7 +32,9 @@ pub(super) struct Sender {
     /// The pauses that are left, while statements fail.
     pauses: Option<ExponentialBackoff>,
     has_refusal_been_logged: bool,
-    has_stated: bool,
+    /// The number that the store had last, if no attempt has failed since.
+    acknowledged: Option<u64>,
+    has_twin_been_logged: bool,
 }
 
 impl Sender {
@@ -46,7 +48,8 @@ impl Sender {
             shared,
             pauses: None,
             has_refusal_been_logged: false,
-            has_stated: false,
+            acknowledged: None,
+            has_twin_been_logged: false,
         }
     }
 
@@ -95,8 +98,11 @@ impl Sender {
         self.sequence = next_after(self.sequence);
         let statement = self.statement(in_use);
         match self.mirrors.state_node(&self.id, &statement).await {
-            Ok(answer) if answer.sequence > self.sequence => Err(self.note_higher(answer.sequence)),
-            Ok(_) => {
+            Ok(answer) => {
+                self.note_twin(answer);
+                if answer.sequence > self.sequence {
+                    return Err(self.note_higher(answer.sequence));
+                }
                 self.note_written(changes);
                 Ok(())
             }
@@ -122,27 +128,35 @@ impl Sender {
             tracing::info!(node = %self.id, "a mirror writes down again what this node uses");
         }
         self.pauses = None;
-        self.has_stated = true;
+        self.acknowledged = Some(self.sequence);
         self.shared.progress.send_modify(|progress| {
             progress.written = changes;
             progress.failed_at = None;
         });
     }
 
-    /// Goes on above a number that the store has.
+    /// Says once that somebody else states under this node's id.
+    fn note_twin(&mut self, answer: NodeAnswer) {
+        let last = self.acknowledged.zip(answer.previous);
+        // A lower one is a list that a file system shows late.
+        let is_foreign = last.is_some_and(|(own, previous)| previous > own);
+        if is_foreign && !std::mem::replace(&mut self.has_twin_been_logged, true) {
+            tracing::error!(
+                node = %self.id,
+                "another agent has this node's id, and each takes the place of what the other uses; if this node was \
+                 copied, stop its agent, remove node-id from its --root and start it again"
+            );
+        }
+    }
+
+    /// Goes on above a number that the store has: this node's clock was ahead once.
     fn note_higher(&mut self, highest: u64) -> Duration {
         self.sequence = highest;
-        // At its start a node whose clock was ahead learns of it this way.
-        if !self.has_stated {
-            self.has_stated = true;
-            return Duration::ZERO;
+        if self.pauses.is_some() {
+            return self.note_failure();
         }
-        tracing::error!(
-            node = %self.id, highest,
-            "another agent has this node's id, and each forgets what the other uses; if this node was copied, stop \
-             its agent, remove node-id from its --root and start it again"
-        );
-        self.note_failure()
+        self.pauses();
+        Duration::ZERO
     }
 
     /// Says once that a mirror refuses; that none answers is in the log.
@@ -159,17 +173,22 @@ impl Sender {
 
     /// Notes a failed attempt; returns how long to wait before the next.
     fn note_failure(&mut self) -> Duration {
+        self.acknowledged = None;
         self.shared.progress.send_modify(|progress| {
             progress.failures += 1;
             progress.failed_at = Some(Instant::now());
         });
-        let pauses = self.pauses.get_or_insert_with(|| {
+        self.pauses().next().unwrap_or(PAUSES.1)
+    }
+
+    /// Returns the pauses that are left, all of them if nothing has failed yet.
+    fn pauses(&mut self) -> &mut ExponentialBackoff {
+        self.pauses.get_or_insert_with(|| {
             let growing = ExponentialBuilder::new()
                 .with_min_delay(PAUSES.0)
                 .with_max_delay(PAUSES.1);
             growing.without_max_times().with_jitter().build()
-        });
-        pauses.next().unwrap_or(PAUSES.1)
+        })
     }
 }
 
@@ -177,4 +196,41 @@ fn next_after(last: u64) -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
     now.max(last.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{Notify, watch};
+
+    use super::*;
+
+    #[test]
+    fn another_agent_with_this_nodes_id_is_noticed() {
+        let shared = Shared {
+            in_use: std::sync::Mutex::default(),
+            progress: watch::Sender::default(),
+            added: Notify::new(),
+            removed: Notify::new(),
+            asked: Notify::new(),
+        };
+        let mirrors = Mirrors::new(&[]).unwrap();
+        let mut sender = Sender::new(NodeId::random(), mirrors, Arc::new(shared));
+        for (acknowledged, previous, expected) in [
+            // What an earlier process of this node stated.
+            (None, Some(9), false),
+            (Some(5), None, false),
+            (Some(5), Some(5), false),
+            // Shown late.
+            (Some(5), Some(4), false),
+            (Some(5), Some(6), true),
+        ] {
+            sender.acknowledged = acknowledged;
+            let sequence = 10;
+            sender.note_twin(NodeAnswer { sequence, previous });
+            assert_eq!(
+                sender.has_twin_been_logged, expected,
+                "{acknowledged:?} {previous:?}"
+            );
+        }
+    }
 }

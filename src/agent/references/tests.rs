@@ -37,7 +37,11 @@ fn written() -> Response {
 }
 
 fn counts(sequence: u64) -> Response {
-    axum::Json(NodeAnswer { sequence }).into_response()
+    let answer = NodeAnswer {
+        sequence,
+        previous: None,
+    };
+    axum::Json(answer).into_response()
 }
 
 fn unavailable() -> Response {

@@ -45,10 +45,7 @@ fn records_that_are_lost_are_made_again_and_no_container_is_lost() {
     node.docker(&["pull", "half"]);
     node.docker(&["rm", "--force", "box"]);
     node.docker(&["rmi", "tree", "half"]);
-    assert_eq!(
-        node.shell("ctr --namespace moby snapshots --snapshotter wharf ls | tail -n +2"),
-        ""
-    );
+    assert_eq!(node.snapshots(), "");
     cluster.assert_not_asked(&registry.layers("library/tree", "latest"));
 }
 

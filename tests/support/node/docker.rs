@@ -63,6 +63,26 @@ impl Node {
         self.docker(&["exec", name, "sh", "-euc", script])
     }
 
+    /// The blobs in the content store that Docker's containerd keeps.
+    pub fn content(&self) -> Vec<String> {
+        let list = self.shell("ctr --namespace moby content ls --quiet");
+        list.lines().map(str::to_owned).collect()
+    }
+
+    /// The snapshots that Docker's containerd knows, a line each.
+    pub fn snapshots(&self) -> String {
+        self.shell("ctr --namespace moby snapshots --snapshotter wharf ls | tail -n +2")
+    }
+
+    /// Asserts that `docker save` writes all these layers.
+    pub fn assert_saved(&self, image: &str, layers: &[String]) {
+        let archive = self.shell(&format!("docker save {image} | tar -tf -"));
+        for layer in layers {
+            let path = format!("blobs/{}", layer.replace(':', "/"));
+            assert!(archive.lines().any(|line| line == path), "{path} in {archive}");
+        }
+    }
+
     /// What `docker inspect` tells of an object.
     pub fn inspect(&self, name: &str) -> Value {
         let text = self.docker(&["inspect", name]);

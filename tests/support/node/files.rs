@@ -43,7 +43,7 @@ impl Node {
         self.write("/etc/containerd/config.toml", &text);
         let hosts = format!(
             "server = \"https://registry-1.docker.io\"\n[host.\"http://{mirror}\"]\n\
-             capabilities = [\"pull\", \"resolve\"]\n[host.\"http://{mirror}\".header]\nWharf-Hold = \"true\"\n"
+             capabilities = [\"pull\", \"resolve\"]\n[host.\"http://{mirror}\".header]\nWharf-Reads-Store = \"true\"\n"
         );
         self.write("/etc/containerd/certs.d/docker.io/hosts.toml", &hosts);
     }
