@@ -238,6 +238,26 @@ fn kubernetes_pulls_with_the_agents_layers() {
 }
 
 #[test]
+fn a_snapshotter_of_an_old_file_is_beside_a_runtime() {
+    // Or containerd 2.1 leaves it out when it reads the file.
+    let runtime = |text: &str| {
+        let cri = &value(text)["plugins"]["io.containerd.grpc.v1.cri"];
+        let runtime = &cri["containerd"]["runtimes"]["runc"]["runtime_type"];
+        runtime.as_str().map(str::to_owned)
+    };
+    let node = Node::new(Runtime::Containerd).with(CONFIG, DEBIAN);
+    node.write();
+    assert_eq!(
+        runtime(&node.text(CONFIG)).as_deref(),
+        Some("io.containerd.runc.v2")
+    );
+    let own = "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]\nruntime_type = 'mine'\n";
+    let node = Node::new(Runtime::Containerd).with(CONFIG, &format!("version = 2\n{own}"));
+    node.write();
+    assert_eq!(runtime(&node.text(CONFIG)).as_deref(), Some("mine"));
+}
+
+#[test]
 fn kubernetes_that_pulls_by_itself_goes_on_to() {
     let before = "version = 3\n[plugins.'io.containerd.cri.v1.images']\nuse_local_image_pull = true\n";
     let node = Node::new(Runtime::Containerd).with(CONFIG, before);

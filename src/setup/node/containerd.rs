@@ -82,9 +82,7 @@ impl File {
 
     fn cri_template(&self, installed: &Installed) -> &'static str {
         let pulls_itself = lookup(&self.document, &["plugins", CRI[1], "use_local_image_pull"]);
-        let is_2_0 = installed
-            .containerd
-            .is_some_and(|version| version < Version(2, 1));
+        let is_2_0 = installed.containerd == Some(Version(2, 0));
         match self.version {
             ..3 => template::CRI_1,
             _ if is_2_0 || pulls_itself.and_then(Item::as_bool) == Some(true) => template::CRI_LOCAL,
@@ -145,7 +143,7 @@ impl File {
             for path in matching(&self.path, pattern)? {
                 let mut imported = parse(&path, &read(&path)?.unwrap_or_default())?;
                 let rule = |key: &str, found: &Value| match key {
-                    "config_path" => rule(key, found, false),
+                    "config_path" | "runtime_type" => rule(key, found, false),
                     _ => Differing::Refuse,
                 };
                 toml::merge(&mut imported, wanted, &rule).map_err(|conflict| SetupError::Imported {
@@ -179,7 +177,8 @@ fn rule(key: &str, found: &Value, force: bool) -> Differing {
     };
     match key {
         _ if is_default => Differing::Replace,
-        "config_path" => Differing::Keep,
+        // The node's own choice, whatever it is.
+        "config_path" | "runtime_type" => Differing::Keep,
         _ if force => Differing::Replace,
         _ => Differing::Refuse,
     }
