@@ -1,7 +1,8 @@
 //! What this node's disk holds of snapshots.
 //!
 //! ```text
-//! <root>/                        0711: containers of other users pass through it
+//! <root>/
+//!   snapshots/                   root's alone, as are the three below
 //!   snapshots/<id>/record.json   the snapshot's record: what the directory is, if all else is lost
 //!   snapshots/<id>/fs/           its files; of an active one, the overlay's upper directory
 //!   snapshots/<id>/work/         overlayfs's own
@@ -11,7 +12,9 @@
 //! ```
 //! A hundred lower directories must fit into the one page of options that mount(2) takes; so they are named
 //! by links, as Docker's overlay2 does. A snapshot's directory is made under another name and renamed, so that
-//! it is never there without its record.
+//! it is never there without its record. No other user may reach a snapshot's files but through a container: a
+//! container's root makes setuid programs there, which would be this node's root to whoever runs them
+//! (CVE-2021-41103). An overlay's users need no way to its layers.
 
 use std::collections::HashSet;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -50,7 +53,7 @@ impl Directories {
             directories.staging(),
             directories.removing(),
         ] {
-            make_dir(&dir, 0o711)?;
+            make_dir(&dir, 0o700)?;
         }
         empty(&directories.staging())?;
         directories.clear()?;
@@ -60,7 +63,7 @@ impl Directories {
     /// Makes a snapshot's directory, durably; its root looks like that of what lies below.
     pub(super) fn create(&self, record: &Record, below: Option<RootAttributes>) -> Result<(), FsError> {
         let staged = self.staging().join(random_name());
-        make_dir(&staged, 0o711)?;
+        make_dir(&staged, 0o700)?;
         let created = self.fill(&staged, record, below.unwrap_or(NEW_ROOT));
         if created.is_err()
             && let Err(error) = remove_tree(&staged)
@@ -253,4 +256,27 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), FsError> {
 
 fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
     std::fs::rename(from, to).map_err(|source| FsError::new("rename", from, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_its_owner_reaches_the_files_of_a_snapshot() {
+        let root = tempfile::tempdir().unwrap();
+        // As an earlier version left it.
+        make_dir(&root.path().join("snapshots"), 0o711).unwrap();
+        let directories = Directories::open(root.path()).unwrap();
+        let dirs = [
+            directories.snapshots(),
+            directories.links(),
+            directories.staging(),
+            directories.removing(),
+        ];
+        for dir in dirs {
+            let mode = dir.metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o700, "{}", dir.display());
+        }
+    }
 }
