@@ -42,7 +42,7 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    /// Makes what is missing below `root`, and removes what was being removed.
+    /// Makes what is missing below `root`, and removes what was being made or removed, as far as it can be.
     pub(super) fn open(root: &Path) -> Result<Self, FsError> {
         let directories = Self {
             root: root.to_owned(),
@@ -55,8 +55,11 @@ impl Directories {
         ] {
             make_dir(&dir, 0o700)?;
         }
-        empty(&directories.staging())?;
-        directories.clear()?;
+        for left in [directories.staging(), directories.removing()] {
+            if let Err(error) = empty(&left) {
+                tracing::warn!(error = error.full_text(), "what an earlier agent left stays");
+            }
+        }
         Ok(directories)
     }
 
@@ -137,6 +140,9 @@ impl Directories {
     }
 
     /// Removes what has lost its name.
+    ///
+    /// # Errors
+    /// Names one of those that cannot be removed; the others are.
     pub(super) fn clear(&self) -> Result<(), FsError> {
         empty(&self.removing())
     }
@@ -217,16 +223,20 @@ impl Directories {
     }
 }
 
+/// Removes all that is in a directory; what cannot be removed (a container may have made it immutable) keeps
+/// nothing else.
 fn empty(dir: &Path) -> Result<(), FsError> {
+    let mut emptied = Ok(());
     for name in fs::list(dir)? {
         let path = dir.join(name);
-        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            remove_tree(&path)?;
+        let removed = if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            remove_tree(&path)
         } else {
-            fs::remove(&path)?;
-        }
+            fs::remove(&path)
+        };
+        emptied = emptied.and(removed);
     }
-    Ok(())
+    emptied
 }
 
 fn link_name(id: u64) -> String {
@@ -278,5 +288,30 @@ mod tests {
             let mode = dir.metadata().unwrap().permissions().mode() & 0o7777;
             assert_eq!(mode, 0o700, "{}", dir.display());
         }
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_neither_the_rest_nor_the_agent() {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        let root = tempfile::tempdir().unwrap();
+        let directories = Directories::open(root.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir(directories.removing().join(name)).unwrap();
+        }
+        let file = std::fs::File::create(directories.removing().join("b/immutable")).unwrap();
+        let Ok(flags) = ioctl_getflags(&file) else { return };
+        // Neither every file system nor every user can do this.
+        if ioctl_setflags(&file, flags | IFlags::IMMUTABLE).is_err() {
+            return;
+        }
+        let cleared = directories.clear();
+        let opened = Directories::open(root.path());
+        let left = fs::list(&directories.removing());
+        ioctl_setflags(&file, flags).unwrap();
+        assert!(cleared.is_err());
+        assert!(opened.is_ok());
+        assert_eq!(left.unwrap(), ["b"]);
+        directories.clear().unwrap();
+        assert!(fs::list(&directories.removing()).unwrap().is_empty());
     }
 }
