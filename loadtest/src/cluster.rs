@@ -109,7 +109,7 @@ impl Cluster {
             &docker.replace(DOCUMENTED_ADDRESS, &self.address.to_string()),
         );
         if self.system == System::Wharf {
-            node.start_agent(&[self.address], &[]);
+            node.start_agent(self.address);
         }
         node.start_containerd();
         node.start_docker();

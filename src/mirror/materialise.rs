@@ -79,10 +79,13 @@ impl Mirror {
             Some("no image with this layer was pulled through a mirror of this store".to_owned()),
         );
         for image in images.iter().take(MAX_IMAGES) {
-            last = match timeout_at(until, self.pull(image, &Platform::current())).await {
-                Ok(Ok(pulled)) => inner.layer_of(&pulled.image, wish, until).await,
+            let (mirror, image) = (self.clone(), image.clone());
+            // A task, so that it goes on when the wait is over.
+            let pulling = tokio::spawn(async move { mirror.pull(&image, &Platform::current()).await });
+            last = match timeout_at(until, pulling).await {
+                Ok(Ok(Ok(pulled))) => inner.layer_of(&pulled.image, wish, until).await,
+                Ok(Ok(Err(error))) => failed(full_text(&error)),
                 Ok(Err(error)) => failed(full_text(&error)),
-                // Who asks again finds the question still under way.
                 Err(_) => answer(LayerState::Running, None),
             };
             if matches!(last.state, LayerState::Ready | LayerState::Running) {

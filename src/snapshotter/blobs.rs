@@ -74,7 +74,8 @@ impl Snapshots {
                     image: wanted.image.clone(),
                 };
                 if content.link(namespace, &blob).await {
-                    self.inner.references.add_blob(digest);
+                    self.inner
+                        .with_references(|references| references.add_blob(digest));
                 }
                 true
             }
@@ -146,7 +147,8 @@ impl Snapshots {
             .linked(blobs.iter().cloned().collect(), self.inner.layers.root())
             .await;
         for blob in blobs.iter().filter(|blob| !linked.contains(blob)) {
-            self.inner.references.remove_blob(blob);
+            self.inner
+                .with_references(|references| references.remove_blob(blob));
         }
     }
 }

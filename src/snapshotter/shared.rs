@@ -254,7 +254,7 @@ impl Inner {
         self.layers.bind();
         self.records.put(record.clone())?;
         if let Some(layer) = record.shared() {
-            self.references.add_layer(&layer.chain_id);
+            self.with_references(|references| references.add_layer(&layer.chain_id));
         }
         Ok(record)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -48,6 +49,8 @@ pub(super) struct Inner {
     pub(super) content: Option<ContentStore>,
     pub(super) bounds: Bounds,
     pub(super) link_times: LinkTimes,
+    /// What is in use may be said: until then the node's last statement counts, which knows more.
+    uses_are_known: AtomicBool,
     changing: Mutex<()>,
     clearing: Mutex<()>,
 }
@@ -77,6 +80,8 @@ pub struct Parts {
     pub references: References,
     pub content: Option<ContentStore>,
     pub bounds: Bounds,
+    /// The records had to be made, so that what this node has of the store is to be found out.
+    pub records_are_new: bool,
 }
 
 impl Snapshots {
@@ -94,11 +99,13 @@ impl Snapshots {
             content: parts.content,
             bounds: parts.bounds,
             link_times: LinkTimes::default(),
+            uses_are_known: AtomicBool::new(false),
             changing: Mutex::default(),
             clearing: Mutex::default(),
         });
-        inner.state_references();
-        Ok(Self { inner })
+        let snapshots = Self { inner };
+        snapshots.state_uses(parts.records_are_new);
+        Ok(snapshots)
     }
 
     /// Makes a snapshot and returns its mounts.
@@ -357,7 +364,8 @@ impl Inner {
     }
 
     /// Says what this node uses of the store, as its records know it.
-    fn state_references(&self) {
+    pub(super) fn state_references(&self) {
+        self.uses_are_known.store(true, Ordering::Release);
         let shared = self.records.shared();
         let layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
         let blobs: BTreeSet<Digest> = shared
@@ -374,7 +382,14 @@ impl Inner {
             .iter()
             .any(|record| record.chain_id().as_ref() == Some(chain_id));
         if !is_used {
-            self.references.remove_layer(chain_id);
+            self.with_references(|references| references.remove_layer(chain_id));
+        }
+    }
+
+    /// Changes what is said to be in use, once that may be.
+    pub(super) fn with_references(&self, change: impl FnOnce(&References)) {
+        if self.uses_are_known.load(Ordering::Acquire) {
+            change(&self.references);
         }
     }
 
