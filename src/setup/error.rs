@@ -39,6 +39,19 @@ pub enum SetupError {
         found: String,
         wanted: String,
     },
+    /// The agent's socket is elsewhere already.
+    #[error(
+        "{} listens on {found}, and containerd is to ask {wanted}; change it there, or name that path (--socket PATH)",
+        .path.display()
+    )]
+    Socket {
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
+    /// A file that is wholly wharf's says something else.
+    #[error("{} is there and says something else; move it away, or replace it with --force", .path.display())]
+    Occupied { path: PathBuf },
     /// containerd refuses mirrors in its own file beside `config_path`.
     #[error(
         "{} sets {key}, which containerd refuses beside config_path; write those hosts as hosts.toml below \

@@ -26,7 +26,7 @@ impl FileChange {
         self.before.as_ref() != Some(&self.after)
     }
 
-    /// Returns the name under which [`FileChange::write`] keeps what was there before it first changed the file.
+    /// Returns the name under which [`Plan::write`](super::Plan::write) keeps what was there before it first changed the file.
     pub fn backup(&self) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(".wharf-backup");

@@ -37,11 +37,8 @@ fn read(path: &Path) -> Result<Option<String>, SetupError> {
 fn whole(path: &Path, wanted: String, force: bool) -> Result<FileChange, SetupError> {
     let before = read(path)?;
     if !force && before.as_ref().is_some_and(|before| *before != wanted) {
-        return Err(SetupError::Conflict {
+        return Err(SetupError::Occupied {
             path: path.to_owned(),
-            key: "what it says".to_owned(),
-            found: "something else".to_owned(),
-            wanted: "what config/ has".to_owned(),
         });
     }
     Ok(FileChange {

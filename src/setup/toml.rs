@@ -169,7 +169,7 @@ impl Conflict {
     fn of(found: &Item, wanted: impl Into<String>) -> Self {
         let found = match found.as_value() {
             Some(value) => text(value),
-            None => format!("a {}", found.type_name()),
+            None => found.type_name().to_owned(),
         };
         Self {
             key: String::new(),

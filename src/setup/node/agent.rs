@@ -47,9 +47,8 @@ fn socket_unit(path: &Path, wanted: String) -> Result<FileChange, SetupError> {
     let change = unit(path, wanted.clone())?;
     match (stream(&change.after), stream(&wanted)) {
         (found, wanted) if found == wanted => Ok(change),
-        (found, wanted) => Err(SetupError::Imported {
+        (found, wanted) => Err(SetupError::Socket {
             path: path.to_owned(),
-            key: "ListenStream".to_owned(),
             found: found.unwrap_or_else(|| "nothing".to_owned()),
             wanted: wanted.unwrap_or_default(),
         }),
@@ -70,7 +69,7 @@ fn environment(path: &Path, wanted: &str, force: bool) -> Result<FileChange, Set
     for (name, value) in wanted.lines().filter_map(variable) {
         match setting(&after, name) {
             Some(old) if old == value => {}
-            Some(old) if force => after = after.replace(&format!("{name}={old}"), &format!("{name}={value}")),
+            Some(_) if force => after = with_value(&after, name, value),
             Some(old) => {
                 return Err(SetupError::Conflict {
                     path: path.to_owned(),
@@ -92,6 +91,15 @@ fn environment(path: &Path, wanted: &str, force: bool) -> Result<FileChange, Set
         before,
         after,
     })
+}
+
+/// Replaces every value of a variable, and nothing else.
+fn with_value(text: &str, name: &str, value: &str) -> String {
+    let line = |line: &str| match variable(line) {
+        Some((key, _)) if key.trim() == name => format!("{name}={value}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 fn variable(line: &str) -> Option<(&str, &str)> {

@@ -143,7 +143,7 @@ impl File {
             for path in matching(&self.path, pattern)? {
                 let mut imported = parse(&path, &read(&path)?.unwrap_or_default())?;
                 let rule = |key: &str, found: &Value| match key {
-                    "config_path" | "runtime_type" => rule(key, found, false),
+                    "runtime_type" => rule(key, found, false),
                     _ => Differing::Refuse,
                 };
                 toml::merge(&mut imported, wanted, &rule).map_err(|conflict| SetupError::Imported {
