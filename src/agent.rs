@@ -153,7 +153,7 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
             root.display()
         );
     }
-    crate::fs::make_passable_dir(&root)
+    crate::fs::make_private_dir(&root)
         .map_err(anyhow::Error::from)
         .with_context(|| format!("cannot use {} for snapshots (--root DIR)", root.display()))?;
     if overlay::holds_uppers(&root)? == Some(false) {

@@ -79,9 +79,11 @@ impl Mirror {
             Some("no image with this layer was pulled through a mirror of this store".to_owned()),
         );
         for image in images.iter().take(MAX_IMAGES) {
-            last = match self.pull(image, &Platform::current()).await {
-                Ok(pulled) => inner.layer_of(&pulled.image, wish, until).await,
-                Err(error) => failed(full_text(&error)),
+            last = match timeout_at(until, self.pull(image, &Platform::current())).await {
+                Ok(Ok(pulled)) => inner.layer_of(&pulled.image, wish, until).await,
+                Ok(Err(error)) => failed(full_text(&error)),
+                // Who asks again finds the question still under way.
+                Err(_) => answer(LayerState::Running, None),
             };
             if matches!(last.state, LayerState::Ready | LayerState::Running) {
                 break;
@@ -197,7 +199,15 @@ impl Inner {
             ));
         };
         match timeout_at(until, layer.ended()).await {
-            Ok(LayerStage::Published) => {}
+            Ok(LayerStage::Published) => match self.look_for(&wish.chain_id).await {
+                Ok(OnStore::Ready) => {}
+                // It was removed after it was published; who asks again has it brought again.
+                Ok(OnStore::DirectoryGone | OnStore::NotThere) => {
+                    sleep(LOOK_AGAIN).await;
+                    return running(layer);
+                }
+                Err(error) => return failed(error.full_text()),
+            },
             Ok(LayerStage::Failed(error)) => return failed(error.full_text()),
             Ok(_) => return failed("it is not extracted".to_owned()),
             Err(_) => return running(layer),
