@@ -151,9 +151,15 @@ fn the_store_knows_what_each_node_uses() {
             (used_by(node, store).as_ref() == Some(&used)).then_some(())
         });
         node.docker(&["rmi", "tree"]);
-        let nothing = (BTreeSet::new(), BTreeSet::new());
-        wait_until("the node to use nothing", TOLD, || {
-            (used_by(node, store).as_ref() == Some(&nothing)).then_some(())
+        wait_until("the node to use no layers", TOLD, || {
+            used_by(node, store)
+                .is_some_and(|(layers, _)| layers.is_empty())
+                .then_some(())
+        });
+        wait_until("the node to use no blobs", TOLD, || {
+            used_by(node, store)
+                .is_some_and(|(_, blobs)| blobs.is_empty())
+                .then_some(())
         });
     });
 }

@@ -21,8 +21,8 @@ impl Node {
     /// Writes the files of a Docker node.
     pub fn configure_docker(&self, mirror: SocketAddr) {
         let containerd = match self.suite {
-            Suite::Host | Suite::Trixie => "agent/containerd-1.x-docker.toml",
-            Suite::Forky => "agent/containerd-docker.toml",
+            Suite::Host | Suite::Trixie => "agent/containerd-1.toml",
+            Suite::Forky => "agent/containerd-2.toml",
         };
         self.write("/etc/containerd/config.toml", &config_file(containerd));
         self.write(
@@ -34,20 +34,18 @@ impl Node {
     /// Writes the files of a Kubernetes node.
     pub fn configure_cri(&self, mirror: SocketAddr, mode: CriMode) {
         let (file, more) = match mode {
-            CriMode::Transfer => ("agent/containerd-kubernetes.toml", MACHINE_2),
-            CriMode::Local => ("agent/containerd-kubernetes-local-pull.toml", MACHINE_2),
-            CriMode::Old => ("agent/containerd-1.x-kubernetes.toml", MACHINE_1),
+            CriMode::Transfer => ("agent/kubernetes-2.toml", MACHINE_2),
+            CriMode::Local => ("agent/kubernetes-2-local-pull.toml", MACHINE_2),
+            CriMode::Old => ("agent/kubernetes-1.toml", MACHINE_1),
         };
         self.write("/etc/containerd/config.toml", &(config_file(file) + more));
-        for host in ["docker.io", "_default"] {
-            let text = client_file(&format!("agent/{host}/hosts.toml"), mirror);
-            self.write(&format!("/etc/containerd/certs.d/{host}/hosts.toml"), &text);
-        }
+        let hosts = client_file("agent/hosts.toml", mirror);
+        self.write("/etc/containerd/certs.d/_default/hosts.toml", &hosts);
     }
 
     /// Returns the variables of the agent, each as `NAME=value`.
     pub(super) fn agent_variables(mirror: SocketAddr) -> Vec<String> {
-        let text = client_file("wharf-agent.env", mirror);
+        let text = client_file("systemd/wharf-agent.env", mirror);
         let lines = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.is_empty());
