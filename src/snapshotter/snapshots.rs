@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::blobs::LinkTimes;
+use super::blobs::Links;
 use super::content::ContentStore;
 use super::error::SnapshotError;
 use super::filter::Filters;
@@ -17,7 +17,7 @@ use super::layers::StoreLayers;
 use super::local::Directories;
 use super::mounts::{self, Stack};
 use super::proto::types::Mount;
-use super::record::{Kind, Place, Record, Usage};
+use super::record::{Kind, Place, Record, SharedLayer, Usage};
 use super::records::{OpenRecordsError, Records};
 use crate::agent::mirrors::Mirrors;
 use crate::agent::references::References;
@@ -47,7 +47,7 @@ pub(super) struct Inner {
     /// `None` if blobs are not to be linked into containerd's content store.
     pub(super) content: Option<ContentStore>,
     pub(super) bounds: Bounds,
-    pub(super) link_times: LinkTimes,
+    pub(super) links: Links,
     changing: Mutex<()>,
     clearing: Mutex<()>,
 }
@@ -80,7 +80,7 @@ pub struct Parts {
 }
 
 impl Snapshots {
-    /// Puts this node's snapshots together, whose directories are below `root`.
+    /// Puts this node's snapshots together, whose directories are below `root`; needs a running tokio.
     ///
     /// # Errors
     /// Fails if the directories cannot be made.
@@ -93,12 +93,16 @@ impl Snapshots {
             references: parts.references,
             content: parts.content,
             bounds: parts.bounds,
-            link_times: LinkTimes::default(),
+            links: Links::default(),
             changing: Mutex::default(),
             clearing: Mutex::default(),
         });
         inner.state_references();
-        Ok(Self { inner })
+        let snapshots = Self { inner };
+        if snapshots.inner.content.is_some() {
+            tokio::spawn(snapshots.clone().watch_links());
+        }
+        Ok(snapshots)
     }
 
     /// Makes a snapshot and returns its mounts.
@@ -227,7 +231,7 @@ impl Snapshots {
         tokio::task::spawn_blocking(move || inner.clear())
             .await
             .map_err(SnapshotError::Died)??;
-        self.note_unlinked().await;
+        self.note_links().await;
         Ok(())
     }
 
@@ -330,7 +334,7 @@ impl Inner {
         self.records.remove(key);
         self.directories.remove(record.id)?;
         if let Some(layer) = record.shared() {
-            self.release(&layer.chain_id);
+            self.release(layer);
         }
         Ok(record)
     }
@@ -368,13 +372,19 @@ impl Inner {
     }
 
     /// Gives a layer free, unless another snapshot is the same layer.
-    fn release(&self, chain_id: &ChainId) {
+    fn release(&self, layer: &SharedLayer) {
         let shared = self.records.shared();
-        let is_used = shared
-            .iter()
-            .any(|record| record.chain_id().as_ref() == Some(chain_id));
-        if !is_used {
-            self.references.remove_layer(chain_id);
+        let mut others = shared.iter().filter_map(Record::shared);
+        if others.all(|other| other.chain_id != layer.chain_id) {
+            self.references.remove_layer(&layer.chain_id);
+        }
+        // Of one that may be linked, the link tells.
+        let mut others = shared.iter().filter_map(Record::shared);
+        if let Some(blob) = &layer.blob
+            && self.content.is_none()
+            && others.all(|other| other.blob.as_ref() != Some(blob))
+        {
+            self.references.remove_blob(blob);
         }
     }
 
