@@ -128,6 +128,7 @@ impl Snapshots {
         }
         let below = self.with_below(parent).await?;
         let stack = self.stack(&below).await?;
+        self.inner.told(&below).await;
         self.on_disk(move |inner| {
             let record = inner.create(new, &stack)?;
             mounts::of(&inner.directories, &record, &stack)
