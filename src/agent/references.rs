@@ -139,6 +139,23 @@ impl References {
         self.remove(|in_use| in_use.blobs.remove(digest));
     }
 
+    /// Sets which blobs are in use.
+    pub fn set_blobs(&self, blobs: BTreeSet<Digest>) {
+        let mut in_use = self.shared.in_use();
+        if in_use.blobs == blobs {
+            return;
+        }
+        let is_removal = blobs.is_subset(&in_use.blobs);
+        in_use.blobs = blobs;
+        if is_removal {
+            in_use.changes += 1;
+            self.shared.removed.notify_one();
+        } else {
+            in_use.note_addition();
+            self.shared.added.notify_one();
+        }
+    }
+
     /// Waits until a mirror has written down all that was in use when this was called.
     ///
     /// False if that takes longer than `patience`, or no mirror could be told now or a moment ago. It is told

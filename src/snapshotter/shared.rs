@@ -238,7 +238,10 @@ impl Inner {
                 namespaces: layer.namespaces.union(&new.namespaces).cloned().collect(),
                 ..new.clone()
             };
+            // What they say of the blob must fit the one that is noted.
+            let labels = present.labels.clone().into_iter().chain(record.labels);
             record = Record {
+                labels: labels.collect(),
                 place: Place::Shared(layer),
                 ..present.clone()
             };
