@@ -79,9 +79,11 @@ impl Mirror {
             Some("no image with this layer was pulled through a mirror of this store".to_owned()),
         );
         for image in images.iter().take(MAX_IMAGES) {
-            last = match self.pull(image, &Platform::current()).await {
-                Ok(pulled) => inner.layer_of(&pulled.image, wish, until).await,
-                Err(error) => failed(full_text(&error)),
+            // The question to upstream goes on for whoever asks next.
+            last = match timeout_at(until, self.pull(image, &Platform::current())).await {
+                Ok(Ok(pulled)) => inner.layer_of(&pulled.image, wish, until).await,
+                Ok(Err(error)) => failed(full_text(&error)),
+                Err(_) => answer(LayerState::Running, None),
             };
             if matches!(last.state, LayerState::Ready | LayerState::Running) {
                 break;
@@ -118,17 +120,18 @@ impl Inner {
         let chain_ids: Vec<ChainId> = links.iter().map(|link| link.chain_id.clone()).collect();
         tokio::spawn(async move {
             let root = store.root().to_owned();
-            let note = move || {
-                chain_ids
-                    .iter()
-                    .try_for_each(|chain_id| store.note_image(chain_id, &name))
-            };
-            // Nothing but the healing of what somebody has removed depends on it.
-            if let Err(error) = disk.run("note an image in", &root, note).await {
-                tracing::debug!(
-                    error = error.full_text(),
-                    "which image has a stack is not remembered"
-                );
+            // A call each: a hundred slow ones in one would look like a store that hangs.
+            for chain_id in chain_ids {
+                let (store, name) = (store.clone(), name.clone());
+                let note = move || store.note_image(&chain_id, &name);
+                // Nothing but the healing of what somebody has removed depends on it.
+                if let Err(error) = disk.run("note an image in", &root, note).await {
+                    tracing::debug!(
+                        error = error.full_text(),
+                        "which image has a stack is not remembered"
+                    );
+                    return;
+                }
             }
         });
     }
