@@ -7,6 +7,7 @@ mod agent;
 mod doctor;
 mod inspect;
 mod ls;
+mod mirror_argument;
 mod nodes;
 mod pull;
 mod serve;

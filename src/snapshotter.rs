@@ -16,8 +16,8 @@
 //!
 //! A layer of the store is a committed snapshot whose name is its ChainID (`name`): no directory of this node
 //! belongs to it, and its record can be made again from the store alone. Every other snapshot is local. containerd
-//! waits for an answer with its own locks held, so every call is bounded, and Commit, Stat, List, Usage and
-//! Remove never touch the store.
+//! waits for an answer with its own locks held, so every call is bounded, and Commit, List and Remove never touch the
+//! store; Stat, Usage and Update do so alone to make a lost record again.
 //!
 //! Leaves to others: mirrors ([`crate::agent::mirrors`]), and the wiring ([`crate::agent`]).
 //!

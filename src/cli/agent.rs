@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use super::mirror_argument::MirrorUrlParser;
 use crate::agent::mirrors::MirrorUrl;
 use crate::agent::{self, Settings};
 use crate::config::{Log, LogFormat};
@@ -36,6 +37,7 @@ pub(super) struct AgentArguments {
     #[arg(
         long = "mirror",
         value_name = "URL",
+        value_parser = MirrorUrlParser,
         env = "WHARF_MIRRORS",
         hide_env_values = true,
         value_delimiter = ',',

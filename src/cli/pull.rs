@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::mirror_argument::MirrorUrlParser;
 use crate::agent::mirrors::MirrorUrl;
 use crate::config::{Config, Log, Overrides};
 use crate::oci::Platform;
@@ -29,6 +30,7 @@ pub(super) struct PullArguments {
     #[arg(
         long = "mirror",
         value_name = "URL",
+        value_parser = MirrorUrlParser,
         value_delimiter = ',',
         conflicts_with_all = ["config", "store", "index", "upstream"]
     )]

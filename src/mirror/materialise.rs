@@ -123,17 +123,18 @@ impl Inner {
         let chain_ids: Vec<ChainId> = links.iter().map(|link| link.chain_id.clone()).collect();
         tokio::spawn(async move {
             let root = store.root().to_owned();
-            let note = move || {
-                chain_ids
-                    .iter()
-                    .try_for_each(|chain_id| store.note_image(chain_id, &name))
-            };
-            // Nothing but the healing of what somebody has removed depends on it.
-            if let Err(error) = disk.run("note an image in", &root, note).await {
-                tracing::debug!(
-                    error = error.full_text(),
-                    "which image has a stack is not remembered"
-                );
+            // A call each: a hundred slow ones in one would look like a store that hangs.
+            for chain_id in chain_ids {
+                let (store, name) = (store.clone(), name.clone());
+                let note = move || store.note_image(&chain_id, &name);
+                // Nothing but the healing of what somebody has removed depends on it.
+                if let Err(error) = disk.run("note an image in", &root, note).await {
+                    tracing::debug!(
+                        error = error.full_text(),
+                        "which image has a stack is not remembered"
+                    );
+                    return;
+                }
             }
         });
     }

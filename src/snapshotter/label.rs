@@ -2,8 +2,9 @@
 //!
 //! Not every path sends all of them: facts are in containerd's `core/unpack` and `pkg/snapshotters`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use super::error::SnapshotError;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest, Reference};
 
@@ -48,6 +49,28 @@ fn image_of(labels: &HashMap<String, String>) -> Option<ImageName> {
     Some(image)
 }
 
+/// Applies a field mask to labels (snapshots.proto, `UpdateSnapshotRequest`): none replaces all.
+pub(super) fn updated(
+    present: &BTreeMap<String, String>,
+    mut labels: HashMap<String, String>,
+    paths: &[String],
+) -> Result<BTreeMap<String, String>, SnapshotError> {
+    if paths.is_empty() || paths.iter().any(|path| path == "labels") {
+        return Ok(labels.into_iter().collect());
+    }
+    let mut updated = present.clone();
+    for path in paths {
+        let Some(name) = path.strip_prefix("labels.") else {
+            return Err(SnapshotError::FixedField(path.clone()));
+        };
+        match labels.remove(name) {
+            Some(value) => updated.insert(name.to_owned(), value),
+            None => updated.remove(name),
+        };
+    }
+    Ok(updated)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +104,31 @@ mod tests {
         let full = WantedLayer::of(&full).unwrap();
         assert_eq!(full.image.unwrap().to_string(), format!("ghcr.io/a/b@{DIGEST}"));
         assert_eq!(full.blob.unwrap().to_string(), DIGEST);
+    }
+
+    #[test]
+    fn a_field_mask_changes_the_labels_that_it_names() {
+        let present = [("a", "1"), ("b", "2")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let present = BTreeMap::from(present);
+        let changed = |paths: &[&str]| {
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            let updated = updated(&present, labels(&[("a", "3"), ("c", "4")]), &paths).ok()?;
+            Some(
+                Vec::from_iter(updated)
+                    .iter()
+                    .map(|(name, value)| format!("{name}{value}"))
+                    .collect::<String>(),
+            )
+        };
+        for (paths, expected) in [
+            (&[][..], Some("a3c4")),
+            (&["labels"], Some("a3c4")),
+            (&["labels.a"], Some("a3b2")),
+            (&["labels.b"], Some("a1")),
+            (&["labels.x", "labels.c"], Some("a1b2c4")),
+            (&["parent"], None),
+        ] {
+            assert_eq!(changed(paths).as_deref(), expected, "{paths:?}");
+        }
     }
 }

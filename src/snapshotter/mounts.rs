@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::error::SnapshotError;
 use super::layers::{Found, LayerRoot, RootAttributes};
@@ -91,10 +92,11 @@ impl Snapshots {
         let ids = layers.iter().map(|layer| layer.layer_id.clone()).collect();
         let roots = self.inner.layers.look(ids).await?;
         let mut found = HashMap::with_capacity(layers.len());
+        let until = Instant::now() + self.inner.bounds.prepare_wait;
         for (layer, LayerRoot { path, attributes }) in layers.into_iter().zip(roots) {
             let root = match attributes {
                 Some(attributes) => (path, attributes),
-                None => self.bring_back(&layer.chain_id, path).await?,
+                None => self.bring_back(&layer.chain_id, path, until).await?,
             };
             found.insert(layer.chain_id, root);
         }
@@ -106,13 +108,12 @@ impl Snapshots {
         &self,
         chain_id: &ChainId,
         path: PathBuf,
+        until: Instant,
     ) -> Result<(PathBuf, RootAttributes), SnapshotError> {
         tracing::warn!(%chain_id, path = %path.display(), "a layer in use is not on the store any more");
         let wish = Wish::of_chain(chain_id);
-        let asked = self
-            .inner
-            .materialise(&wish, self.inner.bounds.prepare_wait)
-            .await;
+        let patience = until.saturating_duration_since(Instant::now());
+        let asked = self.inner.materialise(&wish, patience).await;
         let gone = |why: String| SnapshotError::LayerGone {
             chain_id: chain_id.clone(),
             path: path.clone(),

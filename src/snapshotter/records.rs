@@ -182,7 +182,7 @@ impl Records {
     }
 
     /// Returns what snapshots lie on and is not known.
-    pub(super) fn lost_parents(&self) -> Vec<String> {
+    pub(super) fn lost(&self) -> Vec<String> {
         let set = self.set();
         let parents = set.by_name.values().filter_map(|record| record.parent.as_ref());
         parents
@@ -249,4 +249,64 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, FsError> {
         FsError::new("encode the record of", Path::new(&record.name), error.into())
     };
     serde_json::to_vec(record).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::snapshotter::layers::RootAttributes;
+    use crate::snapshotter::record::{Kind, Usage};
+
+    fn local(id: u64, name: &str, parent: Option<&str>) -> Record {
+        Record {
+            name: name.to_owned(),
+            id,
+            kind: Kind::Active,
+            parent: parent.map(str::to_owned),
+            labels: BTreeMap::new(),
+            created: SystemTime::UNIX_EPOCH,
+            updated: SystemTime::UNIX_EPOCH,
+            place: Place::Local {
+                usage: Usage::default(),
+            },
+        }
+    }
+
+    #[test]
+    fn what_sled_has_lost_is_known_by_what_lies_beside_the_snapshots() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = Directories::open(root.path()).unwrap();
+        let own = RootAttributes::of(root.path()).unwrap();
+        let records = [
+            local(3, "moby/1/init", Some("sha256:layer")),
+            local(5, "moby/2/box", Some("moby/1/init")),
+        ];
+        for record in &records {
+            directories.create(record, own).unwrap();
+        }
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        let opened = Records::open(root.path(), &db).unwrap();
+        for record in &records {
+            assert_eq!(opened.get(&record.name).as_ref(), Some(record));
+        }
+        assert_eq!(opened.lost(), ["sha256:layer"]);
+        assert_eq!(opened.new_id(), 6);
+        // Begun, and not told to sled.
+        let committed = Record {
+            name: "moby/3/image".to_owned(),
+            kind: Kind::Committed,
+            ..records[1].clone()
+        };
+        directories.rewrite(&committed).unwrap();
+        let opened = Records::open(root.path(), &db).unwrap();
+        assert_eq!(opened.get("moby/2/box"), None);
+        assert_eq!(opened.get("moby/3/image"), Some(committed));
+        // Removed, and not told to the disk's directory.
+        directories.remove(5).unwrap();
+        let opened = Records::open(root.path(), &db).unwrap();
+        assert_eq!(opened.get("moby/3/image"), None);
+        assert_eq!(opened.children("moby/1/init"), 0);
+    }
 }

@@ -47,7 +47,7 @@ impl Snapshots {
         };
         let stated = stated.into_iter().flat_map(|statement| statement.layers);
         let mut names: Vec<String> = stated.map(|chain_id| chain_id.to_string()).collect();
-        names.extend(self.inner.records.lost_parents());
+        names.extend(self.inner.records.lost());
         for name in names.iter().filter(|name| name.parse::<SharedName>().is_ok()) {
             if let Err(error) = self.known(name).await {
                 tracing::info!(snapshot = name, %error, "a layer of the store that this node had is not known again");

@@ -143,8 +143,9 @@ impl Snapshots {
         };
         let mut missing = Vec::new();
         let mut next = Some(name);
+        let until = Instant::now() + self.inner.bounds.prepare_wait;
         while let Some(name) = next {
-            let chain = self.found_again(&name.chain_id).await?;
+            let chain = self.found_again(&name.chain_id, until).await?;
             let below = chain.parent.map(|chain_id| SharedName {
                 chain_id,
                 base: name.base.clone(),
@@ -168,15 +169,13 @@ impl Snapshots {
         Ok(missing)
     }
 
-    async fn found_again(&self, chain_id: &ChainId) -> Result<ChainRecord, SnapshotError> {
+    async fn found_again(&self, chain_id: &ChainId, until: Instant) -> Result<ChainRecord, SnapshotError> {
         if let Found::Ready(record) = self.inner.layers.find(chain_id).await? {
             return Ok(record);
         }
-        let bounds = self.inner.bounds;
-        let asked = self
-            .inner
-            .materialise(&Wish::of_chain(chain_id), bounds.prepare_wait)
-            .await;
+        let patience = until.saturating_duration_since(Instant::now());
+        let wish = Wish::of_chain(chain_id);
+        let asked = self.inner.materialise(&wish, patience).await;
         match self.inner.layers.find(chain_id).await? {
             Found::Ready(record) => Ok(record),
             missing => Err(SnapshotError::LayerGone {
@@ -275,6 +274,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Returns the stack of a lost layer of the store, by its name.
+pub(super) fn chain_of_lost(name: &str) -> Option<ChainId> {
+    name.parse::<SharedName>().ok().map(|name| name.chain_id)
 }
 
 /// Returns the nearest local snapshot at or below a committed one.

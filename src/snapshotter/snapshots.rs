@@ -3,7 +3,7 @@
 //! Changes are made one after the other, on blocking threads; what waits for the store or for a mirror does so
 //! before. A call that containerd gives up ends there; a change that has begun is finished.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +13,14 @@ use super::blobs::Links;
 use super::content::ContentStore;
 use super::error::SnapshotError;
 use super::filter::Filters;
-use super::label::WantedLayer;
+use super::label::{self, WantedLayer};
 use super::layers::StoreLayers;
 use super::local::Directories;
 use super::mounts::{self, Stack};
 use super::proto::types::Mount;
 use super::record::{Kind, Place, Record, SharedLayer, Usage};
 use super::records::{OpenRecordsError, Records};
+use super::shared::chain_of_lost;
 use crate::agent::mirrors::Mirrors;
 use crate::agent::references::References;
 use crate::oci::{ChainId, Digest};
@@ -353,7 +354,7 @@ impl Inner {
         paths: &[String],
     ) -> Result<Record, SnapshotError> {
         let mut record = self.records.find(key)?;
-        record.labels = updated(&record.labels, labels, paths)?;
+        record.labels = label::updated(&record.labels, labels, paths)?;
         record.updated = SystemTime::now();
         if record.shared().is_none() {
             self.directories.rewrite(&record)?;
@@ -371,7 +372,8 @@ impl Inner {
     pub(super) fn state_references(&self) {
         self.uses_are_known.store(true, Ordering::Release);
         let shared = self.records.shared();
-        let layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
+        let mut layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
+        layers.extend(self.records.lost().iter().filter_map(|name| chain_of_lost(name)));
         let blobs: BTreeSet<Digest> = shared
             .iter()
             .filter_map(|record| record.shared()?.blob.clone())
@@ -409,26 +411,4 @@ impl Inner {
             self.references.told(self.bounds.reference_wait).await;
         }
     }
-}
-
-/// Applies a field mask to labels (snapshots.proto, `UpdateSnapshotRequest`): none replaces all.
-fn updated(
-    present: &BTreeMap<String, String>,
-    mut labels: HashMap<String, String>,
-    paths: &[String],
-) -> Result<BTreeMap<String, String>, SnapshotError> {
-    if paths.is_empty() || paths.iter().any(|path| path == "labels") {
-        return Ok(labels.into_iter().collect());
-    }
-    let mut updated = present.clone();
-    for path in paths {
-        let Some(name) = path.strip_prefix("labels.") else {
-            return Err(SnapshotError::FixedField(path.clone()));
-        };
-        match labels.remove(name) {
-            Some(value) => updated.insert(name.to_owned(), value),
-            None => updated.remove(name),
-        };
-    }
-    Ok(updated)
 }

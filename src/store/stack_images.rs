@@ -27,7 +27,7 @@ impl Store {
             return Ok(());
         }
         fs::make_dirs(&dir)?;
-        // A reader that sees a part of it takes it for none.
+        // A reader that sees a part of it takes it for none, by the digest.
         match fs::create_new(&dir.join(name), text.as_bytes()) {
             Err(error) if error.kind() == FsErrorKind::Exists => Ok(()),
             created => created,
@@ -42,7 +42,11 @@ impl Store {
         let dir = self.layout().chain_form(chain_id, IMAGES);
         let mut images = Vec::new();
         for name in fs::list(&dir)? {
-            let text = fs::read(&dir.join(name))?.unwrap_or_default();
+            let text = fs::read(&dir.join(&name))?.unwrap_or_default();
+            // The beginning of a name may be another name.
+            if name != file_name(&Digest::of(Algorithm::Sha256, &text)) {
+                continue;
+            }
             images.extend(std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()));
         }
         Ok(images)
@@ -71,6 +75,11 @@ mod tests {
                 std::slice::from_ref(&image)
             );
         }
+        let dir = store.layout().chain_form(&chain_id, IMAGES);
+        let torn = dir.join(file_name(&digest("a whole name")));
+        std::fs::write(&torn, "ghcr.io/a/b").unwrap();
+        assert_eq!(store.images_with(&chain_id).unwrap(), std::slice::from_ref(&image));
+        std::fs::remove_file(&torn).unwrap();
         for number in 0..2 * MAX_IMAGES {
             let image = format!("docker.io/library/x{number}@{}", digest("m"));
             store.note_image(&chain_id, &image.parse().unwrap()).unwrap();
