@@ -120,6 +120,7 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     tokio::spawn(async move { watched.check().await });
     let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
+        records_are_new: !db.was_recovered(),
         records: Records::open(root, &db)?,
         layers,
         references: References::open(root, mirrors.clone())?,
@@ -153,7 +154,7 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
             root.display()
         );
     }
-    crate::fs::make_passable_dir(&root)
+    crate::fs::make_private_dir(&root)
         .map_err(anyhow::Error::from)
         .with_context(|| format!("cannot use {} for snapshots (--root DIR)", root.display()))?;
     if overlay::holds_uppers(&root)? == Some(false) {

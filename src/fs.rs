@@ -27,7 +27,7 @@ pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -175,16 +175,6 @@ pub fn make_private_dir(path: &Path) -> Result<(), FsError> {
         Err(source) if !path.is_dir() => Err(FsError::new("make directory", path, source)),
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-/// Makes a directory that others may pass through and not list, and its parents.
-///
-/// # Errors
-/// Any errno.
-pub fn make_passable_dir(path: &Path) -> Result<(), FsError> {
-    make_private_dir(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
-        .map_err(|source| FsError::new("change mode of", path, source))
 }
 
 /// Creates a small file that must not exist yet, durably: written, synced and closed.

@@ -26,6 +26,7 @@ mod ranges;
 mod redirects;
 mod referrers;
 mod resume;
+mod setup;
 mod shutdown;
 mod sick_store;
 mod stale;

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::mirrors::Mirrors;
+use crate::api::NodeId;
 use crate::oci::{ChainId, Digest};
 
 pub use identity::OpenReferencesError;
@@ -37,6 +38,7 @@ const RESTATE_INTERVAL: Duration = Duration::from_secs(600);
 /// What this node has in use. Cheap to clone; the last one dropped ends the sending.
 #[derive(Clone)]
 pub struct References {
+    id: NodeId,
     shared: Arc<Shared>,
     _sender: Arc<AbortOnDropHandle<()>>,
 }
@@ -94,12 +96,18 @@ impl References {
             removed: Notify::new(),
             asked: Notify::new(),
         });
-        let sender = Sender::new(id, mirrors, Arc::clone(&shared));
+        let sender = Sender::new(id.clone(), mirrors, Arc::clone(&shared));
         let sending = tokio::spawn(sender.run(restate_interval));
         Ok(Self {
+            id,
             shared,
             _sender: Arc::new(AbortOnDropHandle::new(sending)),
         })
+    }
+
+    /// Returns this node's id.
+    pub fn node_id(&self) -> &NodeId {
+        &self.id
     }
 
     /// Sets all that is in use, as a start knows it.
@@ -129,6 +137,23 @@ impl References {
     /// Takes out a blob that is not in use any more.
     pub fn remove_blob(&self, digest: &Digest) {
         self.remove(|in_use| in_use.blobs.remove(digest));
+    }
+
+    /// Sets which blobs are in use.
+    pub fn set_blobs(&self, blobs: BTreeSet<Digest>) {
+        let mut in_use = self.shared.in_use();
+        if in_use.blobs == blobs {
+            return;
+        }
+        let is_removal = blobs.is_subset(&in_use.blobs);
+        in_use.blobs = blobs;
+        if is_removal {
+            in_use.changes += 1;
+            self.shared.removed.notify_one();
+        } else {
+            in_use.note_addition();
+            self.shared.added.notify_one();
+        }
     }
 
     /// Waits until a mirror has written down all that was in use when this was called.

@@ -79,9 +79,14 @@ impl Mirror {
             Some("no image with this layer was pulled through a mirror of this store".to_owned()),
         );
         for image in images.iter().take(MAX_IMAGES) {
-            last = match self.pull(image, &Platform::current()).await {
-                Ok(pulled) => inner.layer_of(&pulled.image, wish, until).await,
-                Err(error) => failed(full_text(&error)),
+            let (mirror, image) = (self.clone(), image.clone());
+            // A task, so that it goes on when the wait is over.
+            let pulling = tokio::spawn(async move { mirror.pull(&image, &Platform::current()).await });
+            last = match timeout_at(until, pulling).await {
+                Ok(Ok(Ok(pulled))) => inner.layer_of(&pulled.image, wish, until).await,
+                Ok(Ok(Err(error))) => failed(full_text(&error)),
+                Ok(Err(error)) => failed(full_text(&error)),
+                Err(_) => answer(LayerState::Running, None),
             };
             if matches!(last.state, LayerState::Ready | LayerState::Running) {
                 break;
@@ -197,7 +202,15 @@ impl Inner {
             ));
         };
         match timeout_at(until, layer.ended()).await {
-            Ok(LayerStage::Published) => {}
+            Ok(LayerStage::Published) => match self.look_for(&wish.chain_id).await {
+                Ok(OnStore::Ready) => {}
+                // It was removed after it was published; who asks again has it brought again.
+                Ok(OnStore::DirectoryGone | OnStore::NotThere) => {
+                    sleep(LOOK_AGAIN).await;
+                    return running(layer);
+                }
+                Err(error) => return failed(error.full_text()),
+            },
             Ok(LayerStage::Failed(error)) => return failed(error.full_text()),
             Ok(_) => return failed("it is not extracted".to_owned()),
             Err(_) => return running(layer),

@@ -9,11 +9,12 @@
 //!
 //! Sources: containerd's `content.proto`, `introspection.proto`, and its local content store.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -27,9 +28,9 @@ use super::proto::content::content_client::ContentClient;
 use super::proto::content::{WriteAction, WriteContentRequest};
 use super::proto::introspection::PluginsRequest;
 use super::proto::introspection::introspection_client::IntrospectionClient;
-use crate::fs::{FsError, random_name};
+use crate::fs::{self, FsError, random_name};
 use crate::oci::image_name::ImageName;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Algorithm, Digest, Repository};
 use crate::telemetry::full_text;
 
 /// containerd answers at once; while it does not, no Prepare is to wait for it.
@@ -46,6 +47,8 @@ struct Inner {
     channel: Channel,
     /// The content plugin's directory, once containerd has told it.
     root: Mutex<Option<PathBuf>>,
+    /// Blobs whose last link containerd has not taken, so that a namespace may lack them though the link is there.
+    uncommitted: Mutex<BTreeSet<Digest>>,
     /// The last link failed, and the log has said so.
     fails: AtomicBool,
 }
@@ -90,6 +93,7 @@ impl ContentStore {
                 // The name is for HTTP alone.
                 channel: Endpoint::from_static("http://containerd").connect_with_connector_lazy(connector),
                 root: Mutex::default(),
+                uncommitted: Mutex::default(),
                 fails: AtomicBool::new(false),
             }),
         }
@@ -116,21 +120,35 @@ impl ContentStore {
         linked.is_ok()
     }
 
-    /// Returns which of these blobs are in the content store, as links into `store` or as files; all of them if
-    /// that cannot be told.
-    pub(super) async fn linked(&self, blobs: Vec<Digest>, store: &Path) -> Vec<Digest> {
+    /// Tells whether the content store has a blob, as a link into `store` or as a file; true if that cannot be told.
+    pub(super) async fn has(&self, digest: &Digest, store: &Path) -> bool {
         let Ok(Ok(root)) = timeout(CONTENT_WAIT, self.root()).await else {
-            return blobs;
+            return true;
         };
-        let store = store.to_owned();
-        let is_there = move |digest: &Digest| match std::fs::read_link(path_in(&root, digest)) {
+        if self.uncommitted().contains(digest) {
+            return false;
+        }
+        let (path, store) = (path_in(&root, digest), store.to_owned());
+        let look = move || match std::fs::read_link(path) {
             // The store may have had another place.
-            Ok(target) => target.starts_with(&store),
+            Ok(target) => target.starts_with(store),
             Err(error) => error.kind() != ErrorKind::NotFound,
         };
-        let all = blobs.clone();
-        let look = move || blobs.into_iter().filter(is_there).collect();
-        tokio::task::spawn_blocking(look).await.unwrap_or(all)
+        tokio::task::spawn_blocking(look).await.unwrap_or(true)
+    }
+
+    /// Returns the blobs whose links into `store` the content store has; `None` if that cannot be told.
+    pub(super) async fn links(&self, store: &Path) -> Option<BTreeSet<Digest>> {
+        let root = timeout(CONTENT_WAIT, self.root()).await.ok()?.ok()?;
+        let store = store.to_owned();
+        let found = tokio::task::spawn_blocking(move || links_into(&root, &store)).await;
+        match found.ok()? {
+            Ok(links) => Some(links),
+            Err(error) => {
+                tracing::debug!(error = error.full_text(), "which blobs are linked cannot be told");
+                None
+            }
+        }
     }
 
     async fn try_link(&self, namespace: &str, blob: &BlobToLink) -> Result<(), ContentError> {
@@ -138,7 +156,12 @@ impl ContentStore {
         let (link, target) = (path_in(&root, &blob.digest), blob.path.clone());
         let placed = tokio::task::spawn_blocking(move || place(&link, &target)).await;
         match placed {
-            Ok(Ok(())) => self.commit(namespace, blob).await,
+            Ok(Ok(())) => {
+                self.uncommitted().insert(blob.digest.clone());
+                self.commit(namespace, blob).await?;
+                self.uncommitted().remove(&blob.digest);
+                Ok(())
+            }
             Ok(Err(error)) => {
                 // containerd may have been given another directory since.
                 *self.inner.root.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -201,6 +224,13 @@ impl ContentStore {
         Ok(root)
     }
 
+    fn uncommitted(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.inner
+            .uncommitted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn known_root(&self) -> Option<PathBuf> {
         self.inner
             .root
@@ -221,6 +251,21 @@ fn path_in(root: &Path, digest: &Digest) -> PathBuf {
     root.join("blobs")
         .join(digest.algorithm().as_str())
         .join(digest.hex())
+}
+
+/// Lists the blobs below a content plugin's directory that are links into `store`.
+fn links_into(root: &Path, store: &Path) -> Result<BTreeSet<Digest>, FsError> {
+    let mut links = BTreeSet::new();
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let names = fs::list(&root.join("blobs").join(algorithm.as_str()))?;
+        let digests = names
+            .iter()
+            .filter_map(|name| format!("{}:{name}", algorithm.as_str()).parse::<Digest>().ok());
+        links.extend(digests.filter(|digest| {
+            std::fs::read_link(path_in(root, digest)).is_ok_and(|target| target.starts_with(store))
+        }));
+    }
+    Ok(links)
 }
 
 /// Makes `link` lead to `target`, unless containerd has the blob itself.
@@ -249,4 +294,29 @@ fn source_label(repository: &Repository) -> (String, String) {
         format!("containerd.io/distribution.source.{}", repository.host),
         repository.name.to_string(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_links_into_the_store_are_told_from_all_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, store) = (dir.path().join("content"), dir.path().join("store"));
+        assert!(links_into(&root, &store).unwrap().is_empty());
+        let digest = |seed: &str| Digest::of(Algorithm::Sha256, seed.as_bytes());
+        let blobs = root.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join(digest("own").hex()), "own").unwrap();
+        symlink(store.join("x"), blobs.join(".wharf-staged")).unwrap();
+        symlink(dir.path().join("other/x"), blobs.join(digest("other").hex())).unwrap();
+        place(&path_in(&root, &digest("linked")), &store.join("blobs/x")).unwrap();
+        // What containerd has itself stays.
+        place(&path_in(&root, &digest("own")), &store.join("blobs/y")).unwrap();
+        assert_eq!(
+            links_into(&root, &store).unwrap(),
+            [digest("linked")].into_iter().collect()
+        );
+    }
 }

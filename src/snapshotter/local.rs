@@ -1,7 +1,8 @@
 //! What this node's disk holds of snapshots.
 //!
 //! ```text
-//! <root>/                        0711: containers of other users pass through it
+//! <root>/
+//!   snapshots/                   root's alone, as are the three below
 //!   snapshots/<id>/record.json   the snapshot's record: what the directory is, if all else is lost
 //!   snapshots/<id>/fs/           its files; of an active one, the overlay's upper directory
 //!   snapshots/<id>/work/         overlayfs's own
@@ -11,7 +12,9 @@
 //! ```
 //! A hundred lower directories must fit into the one page of options that mount(2) takes; so they are named
 //! by links, as Docker's overlay2 does. A snapshot's directory is made under another name and renamed, so that
-//! it is never there without its record.
+//! it is never there without its record. No other user may reach a snapshot's files but through a container: a
+//! container's root makes setuid programs there, which would be this node's root to whoever runs them
+//! (CVE-2021-41103). An overlay's users need no way to its layers.
 
 use std::collections::HashSet;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -39,7 +42,7 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    /// Makes what is missing below `root`, and removes what was being removed.
+    /// Makes what is missing below `root`, and removes what was being made or removed, as far as it can be.
     pub(super) fn open(root: &Path) -> Result<Self, FsError> {
         let directories = Self {
             root: root.to_owned(),
@@ -50,17 +53,20 @@ impl Directories {
             directories.staging(),
             directories.removing(),
         ] {
-            make_dir(&dir, 0o711)?;
+            make_dir(&dir, 0o700)?;
         }
-        empty(&directories.staging())?;
-        directories.clear()?;
+        for left in [directories.staging(), directories.removing()] {
+            if let Err(error) = empty(&left) {
+                tracing::warn!(error = error.full_text(), "what an earlier agent left stays");
+            }
+        }
         Ok(directories)
     }
 
     /// Makes a snapshot's directory, durably; its root looks like that of what lies below.
     pub(super) fn create(&self, record: &Record, below: Option<RootAttributes>) -> Result<(), FsError> {
         let staged = self.staging().join(random_name());
-        make_dir(&staged, 0o711)?;
+        make_dir(&staged, 0o700)?;
         let created = self.fill(&staged, record, below.unwrap_or(NEW_ROOT));
         if created.is_err()
             && let Err(error) = remove_tree(&staged)
@@ -134,6 +140,9 @@ impl Directories {
     }
 
     /// Removes what has lost its name.
+    ///
+    /// # Errors
+    /// Names one of those that cannot be removed; the others are.
     pub(super) fn clear(&self) -> Result<(), FsError> {
         empty(&self.removing())
     }
@@ -214,16 +223,20 @@ impl Directories {
     }
 }
 
+/// Removes all that is in a directory; what cannot be removed (a container may have made it immutable) keeps
+/// nothing else.
 fn empty(dir: &Path) -> Result<(), FsError> {
+    let mut emptied = Ok(());
     for name in fs::list(dir)? {
         let path = dir.join(name);
-        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            remove_tree(&path)?;
+        let removed = if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            remove_tree(&path)
         } else {
-            fs::remove(&path)?;
-        }
+            fs::remove(&path)
+        };
+        emptied = emptied.and(removed);
     }
-    Ok(())
+    emptied
 }
 
 fn link_name(id: u64) -> String {
@@ -253,4 +266,52 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), FsError> {
 
 fn rename(from: &Path, to: &Path) -> Result<(), FsError> {
     std::fs::rename(from, to).map_err(|source| FsError::new("rename", from, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_its_owner_reaches_the_files_of_a_snapshot() {
+        let root = tempfile::tempdir().unwrap();
+        // As an earlier version left it.
+        make_dir(&root.path().join("snapshots"), 0o711).unwrap();
+        let directories = Directories::open(root.path()).unwrap();
+        let dirs = [
+            directories.snapshots(),
+            directories.links(),
+            directories.staging(),
+            directories.removing(),
+        ];
+        for dir in dirs {
+            let mode = dir.metadata().unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o700, "{}", dir.display());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_neither_the_rest_nor_the_agent() {
+        use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+        let root = tempfile::tempdir().unwrap();
+        let directories = Directories::open(root.path()).unwrap();
+        for name in ["a", "b", "c"] {
+            std::fs::create_dir(directories.removing().join(name)).unwrap();
+        }
+        let file = std::fs::File::create(directories.removing().join("b/immutable")).unwrap();
+        let Ok(flags) = ioctl_getflags(&file) else { return };
+        // Neither every file system nor every user can do this.
+        if ioctl_setflags(&file, flags | IFlags::IMMUTABLE).is_err() {
+            return;
+        }
+        let cleared = directories.clear();
+        let opened = Directories::open(root.path());
+        let left = fs::list(&directories.removing());
+        ioctl_setflags(&file, flags).unwrap();
+        assert!(cleared.is_err());
+        assert!(opened.is_ok());
+        assert_eq!(left.unwrap(), ["b"]);
+        directories.clear().unwrap();
+        assert!(fs::list(&directories.removing()).unwrap().is_empty());
+    }
 }

@@ -45,18 +45,26 @@ impl Snapshots {
             .iter()
             .filter_map(|record| record.shared().cloned())
             .collect();
-        let mut on_store = self.on_store(shared).await?;
+        let on_store = self.on_store(shared).await?;
         let mut stack = Vec::with_capacity(below.len());
         let mut paths = HashSet::new();
         for record in below {
-            let layer = match record.shared() {
-                Some(layer) => on_store.remove(&layer.chain_id),
-                None => Some(self.local_layer(record)?),
+            let (path, root) = match record.shared() {
+                // A layer that is not found is never left out.
+                Some(layer) => {
+                    on_store
+                        .get(&layer.chain_id)
+                        .cloned()
+                        .ok_or_else(|| SnapshotError::LayerGone {
+                            chain_id: layer.chain_id.clone(),
+                            path: self.inner.layers.root().to_owned(),
+                            why: "it was not looked for".to_owned(),
+                        })?
+                }
+                None => self.local_layer(record)?,
             };
             // overlayfs refuses a directory that is in the stack twice; the topmost one hides the same below.
-            if let Some((path, root)) = layer
-                && paths.insert(path.clone())
-            {
+            if paths.insert(path.clone()) {
                 let id = record.id;
                 stack.push(LowerLayer { id, path, root });
             }

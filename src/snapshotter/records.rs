@@ -181,6 +181,16 @@ impl Records {
             .collect()
     }
 
+    /// Returns what snapshots lie on and is not known.
+    pub(super) fn lost_parents(&self) -> Vec<String> {
+        let set = self.set();
+        let parents = set.by_name.values().filter_map(|record| record.parent.as_ref());
+        parents
+            .filter(|parent| !set.by_name.contains_key(*parent))
+            .cloned()
+            .collect()
+    }
+
     /// Returns how many snapshots lie on one.
     pub(super) fn children(&self, name: &str) -> usize {
         self.set().children.get(name).copied().unwrap_or_default()

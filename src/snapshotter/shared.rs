@@ -238,7 +238,10 @@ impl Inner {
                 namespaces: layer.namespaces.union(&new.namespaces).cloned().collect(),
                 ..new.clone()
             };
+            // What they say of the blob must fit the one that is noted.
+            let labels = present.labels.clone().into_iter().chain(record.labels);
             record = Record {
+                labels: labels.collect(),
                 place: Place::Shared(layer),
                 ..present.clone()
             };
@@ -254,7 +257,7 @@ impl Inner {
         self.layers.bind();
         self.records.put(record.clone())?;
         if let Some(layer) = record.shared() {
-            self.references.add_layer(&layer.chain_id);
+            self.with_references(|references| references.add_layer(&layer.chain_id));
         }
         Ok(record)
     }

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::blobs::LinkTimes;
+use super::blobs::Links;
 use super::content::ContentStore;
 use super::error::SnapshotError;
 use super::filter::Filters;
@@ -17,7 +18,7 @@ use super::layers::StoreLayers;
 use super::local::Directories;
 use super::mounts::{self, Stack};
 use super::proto::types::Mount;
-use super::record::{Kind, Place, Record, Usage};
+use super::record::{Kind, Place, Record, SharedLayer, Usage};
 use super::records::{OpenRecordsError, Records};
 use crate::agent::mirrors::Mirrors;
 use crate::agent::references::References;
@@ -47,7 +48,13 @@ pub(super) struct Inner {
     /// `None` if blobs are not to be linked into containerd's content store.
     pub(super) content: Option<ContentStore>,
     pub(super) bounds: Bounds,
+<<<<<<< HEAD
     pub(super) link_times: LinkTimes,
+    /// What is in use may be said: until then the node's last statement counts, which knows more.
+    uses_are_known: AtomicBool,
+=======
+    pub(super) links: Links,
+>>>>>>> reader
     changing: Mutex<()>,
     clearing: Mutex<()>,
 }
@@ -77,10 +84,12 @@ pub struct Parts {
     pub references: References,
     pub content: Option<ContentStore>,
     pub bounds: Bounds,
+    /// The records had to be made, so that what this node has of the store is to be found out.
+    pub records_are_new: bool,
 }
 
 impl Snapshots {
-    /// Puts this node's snapshots together, whose directories are below `root`.
+    /// Puts this node's snapshots together, whose directories are below `root`; needs a running tokio.
     ///
     /// # Errors
     /// Fails if the directories cannot be made.
@@ -93,12 +102,26 @@ impl Snapshots {
             references: parts.references,
             content: parts.content,
             bounds: parts.bounds,
+<<<<<<< HEAD
             link_times: LinkTimes::default(),
+            uses_are_known: AtomicBool::new(false),
+            changing: Mutex::default(),
+            clearing: Mutex::default(),
+        });
+        let snapshots = Self { inner };
+        snapshots.state_uses(parts.records_are_new);
+=======
+            links: Links::default(),
             changing: Mutex::default(),
             clearing: Mutex::default(),
         });
         inner.state_references();
-        Ok(Self { inner })
+        let snapshots = Self { inner };
+        if snapshots.inner.content.is_some() {
+            tokio::spawn(snapshots.clone().watch_links());
+        }
+>>>>>>> reader
+        Ok(snapshots)
     }
 
     /// Makes a snapshot and returns its mounts.
@@ -124,6 +147,7 @@ impl Snapshots {
         }
         let below = self.with_below(parent).await?;
         let stack = self.stack(&below).await?;
+        self.inner.told(&below).await;
         self.on_disk(move |inner| {
             let record = inner.create(new, &stack)?;
             mounts::of(&inner.directories, &record, &stack)
@@ -227,7 +251,7 @@ impl Snapshots {
         tokio::task::spawn_blocking(move || inner.clear())
             .await
             .map_err(SnapshotError::Died)??;
-        self.note_unlinked().await;
+        self.note_links().await;
         Ok(())
     }
 
@@ -330,7 +354,7 @@ impl Inner {
         self.records.remove(key);
         self.directories.remove(record.id)?;
         if let Some(layer) = record.shared() {
-            self.release(&layer.chain_id);
+            self.release(layer);
         }
         Ok(record)
     }
@@ -357,7 +381,8 @@ impl Inner {
     }
 
     /// Says what this node uses of the store, as its records know it.
-    fn state_references(&self) {
+    pub(super) fn state_references(&self) {
+        self.uses_are_known.store(true, Ordering::Release);
         let shared = self.records.shared();
         let layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
         let blobs: BTreeSet<Digest> = shared
@@ -368,13 +393,34 @@ impl Inner {
     }
 
     /// Gives a layer free, unless another snapshot is the same layer.
-    fn release(&self, chain_id: &ChainId) {
+    fn release(&self, layer: &SharedLayer) {
         let shared = self.records.shared();
+<<<<<<< HEAD
         let is_used = shared
             .iter()
             .any(|record| record.chain_id().as_ref() == Some(chain_id));
         if !is_used {
-            self.references.remove_layer(chain_id);
+            self.with_references(|references| references.remove_layer(chain_id));
+        }
+    }
+
+    /// Changes what is said to be in use, once that may be.
+    pub(super) fn with_references(&self, change: impl FnOnce(&References)) {
+        if self.uses_are_known.load(Ordering::Acquire) {
+            change(&self.references);
+=======
+        let mut others = shared.iter().filter_map(Record::shared);
+        if others.all(|other| other.chain_id != layer.chain_id) {
+            self.references.remove_layer(&layer.chain_id);
+        }
+        // Of one that may be linked, the link tells.
+        let mut others = shared.iter().filter_map(Record::shared);
+        if let Some(blob) = &layer.blob
+            && self.content.is_none()
+            && others.all(|other| other.blob.as_ref() != Some(blob))
+        {
+            self.references.remove_blob(blob);
+>>>>>>> reader
         }
     }
 

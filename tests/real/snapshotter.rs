@@ -367,16 +367,22 @@ fn snapshots_are_known_again_after_the_records_are_lost() {
     std::fs::remove_dir_all(agent.root().join("records")).expect("lose the records");
     agent.start_again();
     let mut client = agent.client();
-    // The local ones come back by themselves, those of the store when they are named.
-    let known: Vec<String> = client.list(&[]).into_iter().map(|info| info.name).collect();
-    assert_eq!(known, ["moby/8/c-init", "moby/9/c"]);
+    // The local ones are known at once, those of the store by what a mirror has written down.
+    let mut all = names.clone();
+    all.extend(["moby/8/c-init".to_owned(), "moby/9/c".to_owned()]);
+    all.sort();
+    wait_until("all to be known again", SOON, || {
+        let known: Vec<String> = client.list(&[]).into_iter().map(|info| info.name).collect();
+        (known == all).then_some(())
+    });
+    let stated = stated(cluster.store()).expect("a statement")["layers"].clone();
+    assert_eq!(stated.as_array().map(Vec::len), Some(3), "{stated}");
     let again = client.mounts("moby/9/c").expect("mounts");
     assert_eq!(lowerdirs(&again), lowerdirs(&mounts));
     for name in &names {
         let info = client.stat(name).expect("stat");
         assert_eq!(info.kind(), Kind::Committed);
     }
-    assert_eq!(client.list(&[]).len(), 5);
     // The next pull of the same layers finds them.
     assert_eq!(client.share_all(&image.chain_ids), names);
     let unknown = format!("sha256:{}", "ab".repeat(32));

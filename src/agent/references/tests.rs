@@ -66,6 +66,28 @@ async fn until(what: &str, mut is_true: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn blobs_that_are_set_are_told_and_one_more_can_be_waited_for() {
+    let mirror = ScriptedMirror::start(|_, _, _| written()).await;
+    let root = root();
+    let references = references_of(&root, &mirror);
+    let blobs = |seeds: &[&str]| -> BTreeSet<Digest> { seeds.iter().map(|seed| digest(seed)).collect() };
+    references.set(layers(&["a"]), blobs(&["a", "b"]));
+    assert!(references.told(SOON).await);
+    references.set_blobs(blobs(&["b", "c"]));
+    assert!(references.told(SOON).await);
+    assert_eq!(statements(&mirror).last().unwrap().blobs, blobs(&["b", "c"]));
+    let count = mirror.bodies().len();
+    references.set_blobs(blobs(&["b", "c"]));
+    references.set_blobs(blobs(&["c"]));
+    until("the removal to be told", || {
+        statements(&mirror).last().unwrap().blobs == blobs(&["c"])
+    })
+    .await;
+    assert_eq!(mirror.bodies().len(), count + 1);
+    assert_eq!(statements(&mirror).last().unwrap().layers, layers(&["a"]));
+}
+
+#[tokio::test]
 async fn what_is_in_use_is_told_as_a_whole_and_once() {
     let mirror = ScriptedMirror::start(|_, _, _| written()).await;
     let root = root();
