@@ -177,24 +177,12 @@ impl Snapshots {
         let Some(content) = &self.inner.content else {
             return false;
         };
-<<<<<<< HEAD
-        let shared = self.inner.records.shared();
-        let blobs: BTreeSet<Digest> = shared
-            .iter()
-            .filter_map(|record| record.shared()?.blob.clone())
-            .collect();
-        let linked = content
-            .linked(blobs.iter().cloned().collect(), self.inner.layers.root())
-            .await;
-        for blob in blobs.iter().filter(|blob| !linked.contains(blob)) {
-            self.inner
-                .with_references(|references| references.remove_blob(blob));
-=======
         let _making = self.inner.links.making.write().await;
         let linked = content.links(self.inner.layers.root()).await;
         let is_known = linked.is_some();
         if let Some(blobs) = linked {
-            self.inner.references.set_blobs(blobs);
+            self.inner
+                .with_references(|references| references.set_blobs(blobs));
         }
         is_known
     }
@@ -204,7 +192,6 @@ impl Snapshots {
         loop {
             let is_known = self.note_links().await;
             sleep(if is_known { LOOK_INTERVAL } else { ASK_AGAIN }).await;
->>>>>>> reader
         }
     }
 }

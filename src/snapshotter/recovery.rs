@@ -25,7 +25,14 @@ impl Snapshots {
         let snapshots = self.clone();
         tokio::spawn(async move {
             snapshots.recover().await;
-            snapshots.inner.state_references();
+            // As a change, so that none comes between.
+            let stated = snapshots.on_disk(|inner| {
+                inner.state_references();
+                Ok(())
+            });
+            if let Err(error) = stated.await {
+                tracing::error!(%error, "what this node uses is not stated");
+            }
         });
     }
 

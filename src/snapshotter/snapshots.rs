@@ -48,13 +48,9 @@ pub(super) struct Inner {
     /// `None` if blobs are not to be linked into containerd's content store.
     pub(super) content: Option<ContentStore>,
     pub(super) bounds: Bounds,
-<<<<<<< HEAD
-    pub(super) link_times: LinkTimes,
+    pub(super) links: Links,
     /// What is in use may be said: until then the node's last statement counts, which knows more.
     uses_are_known: AtomicBool,
-=======
-    pub(super) links: Links,
->>>>>>> reader
     changing: Mutex<()>,
     clearing: Mutex<()>,
 }
@@ -102,25 +98,16 @@ impl Snapshots {
             references: parts.references,
             content: parts.content,
             bounds: parts.bounds,
-<<<<<<< HEAD
-            link_times: LinkTimes::default(),
+            links: Links::default(),
             uses_are_known: AtomicBool::new(false),
             changing: Mutex::default(),
             clearing: Mutex::default(),
         });
         let snapshots = Self { inner };
         snapshots.state_uses(parts.records_are_new);
-=======
-            links: Links::default(),
-            changing: Mutex::default(),
-            clearing: Mutex::default(),
-        });
-        inner.state_references();
-        let snapshots = Self { inner };
         if snapshots.inner.content.is_some() {
             tokio::spawn(snapshots.clone().watch_links());
         }
->>>>>>> reader
         Ok(snapshots)
     }
 
@@ -395,23 +382,9 @@ impl Inner {
     /// Gives a layer free, unless another snapshot is the same layer.
     fn release(&self, layer: &SharedLayer) {
         let shared = self.records.shared();
-<<<<<<< HEAD
-        let is_used = shared
-            .iter()
-            .any(|record| record.chain_id().as_ref() == Some(chain_id));
-        if !is_used {
-            self.with_references(|references| references.remove_layer(chain_id));
-        }
-    }
-
-    /// Changes what is said to be in use, once that may be.
-    pub(super) fn with_references(&self, change: impl FnOnce(&References)) {
-        if self.uses_are_known.load(Ordering::Acquire) {
-            change(&self.references);
-=======
         let mut others = shared.iter().filter_map(Record::shared);
         if others.all(|other| other.chain_id != layer.chain_id) {
-            self.references.remove_layer(&layer.chain_id);
+            self.with_references(|references| references.remove_layer(&layer.chain_id));
         }
         // Of one that may be linked, the link tells.
         let mut others = shared.iter().filter_map(Record::shared);
@@ -419,8 +392,14 @@ impl Inner {
             && self.content.is_none()
             && others.all(|other| other.blob.as_ref() != Some(blob))
         {
-            self.references.remove_blob(blob);
->>>>>>> reader
+            self.with_references(|references| references.remove_blob(blob));
+        }
+    }
+
+    /// Changes what is said to be in use, once that may be.
+    pub(super) fn with_references(&self, change: impl FnOnce(&References)) {
+        if self.uses_are_known.load(Ordering::Acquire) {
+            change(&self.references);
         }
     }
 
