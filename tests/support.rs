@@ -33,6 +33,9 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
+/// The checkout.
+pub const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
 /// Returns the digest of bytes, as `sha256:…`.
 pub fn sha256(bytes: &[u8]) -> String {
     format_digest(Sha256::digest(bytes).as_slice())

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::relay::{self, Counts};
 use crate::servers::{self, Server};
+use crate::support::clients::client_file;
 use crate::support::dfs::{Kind, Shared};
 use crate::support::mirror::WHARF;
 use crate::support::node::Node;
@@ -22,8 +23,6 @@ use crate::support::suite::Suite;
 
 /// How long a pull may take.
 const PULL: Duration = Duration::from_secs(600);
-/// The mirror's address in the files under `config/`.
-const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
 
 /// What nodes pull through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +95,18 @@ impl Cluster {
     /// Starts a node that has pulled nothing.
     pub fn node(&self) -> Node {
         let mut node = Node::start(Suite::Forky, self.shared.b());
-        let (containerd, docker) = match self.system {
-            System::Wharf => (
-                include_str!("../../config/agent/containerd-2.toml"),
-                include_str!("../../config/agent/daemon.json"),
-            ),
-            System::Registry => ("version = 3\n", include_str!("../../config/daemon.json")),
-        };
-        node.write("/etc/containerd/config.toml", containerd);
-        node.write(
-            "/etc/docker/daemon.json",
-            &docker.replace(DOCUMENTED_ADDRESS, &self.address.to_string()),
-        );
-        if self.system == System::Wharf {
-            node.start_agent(self.address);
+        match self.system {
+            System::Wharf => {
+                node.configure_docker(self.address);
+                node.start_agent(self.address);
+            }
+            System::Registry => {
+                node.write("/etc/containerd/config.toml", "version = 3\n");
+                node.write(
+                    "/etc/docker/daemon.json",
+                    &client_file("daemon.json", self.address),
+                );
+            }
         }
         node.start_containerd();
         node.start_docker();

@@ -38,6 +38,9 @@ mod support {
 
     pub use crate::layers::{sha256, sha256_file};
 
+    /// The checkout.
+    pub const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
     /// Returns the length of a file, 0 if it is not there.
     pub fn file_length(path: &std::path::Path) -> u64 {
         std::fs::metadata(path).map_or(0, |metadata| metadata.len())

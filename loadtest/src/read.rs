@@ -3,7 +3,7 @@
 //! Each turn mounts an overlay in a mount namespace of its own, empties the kernel's caches, and does the same twice:
 //! cold and warm. What the file system's client and server keep in their own memory they keep.
 
-use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,7 +46,7 @@ pub struct Arguments {
     #[arg(long, value_name = "MIB", default_value_t = 220)]
     mib: u64,
     /// How often each has its turn
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
     /// Write the figures to a file
     #[arg(long, value_name = "FILE")]
@@ -70,15 +70,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
     write_image(work, &root, arguments.mib << 20, &python)?;
     let registry = servers::docker_registry(work, &root)?;
     let shared = Shared::start(arguments.on.kind());
-    let store = shared.a().join("store");
-    let mut pull = Command::new(WHARF);
-    pull.arg("pull").arg("--store").arg(&store);
-    pull.arg("--upstream")
-        .arg(format!("http://{}", registry.address))
-        .arg("big");
-    output(&mut pull)?;
+    let near = work.join("store");
+    pull(&near, registry.address)?;
+    pull(&shared.a().join("store"), registry.address)?;
+    let local = lower_directories(&near)?;
     let remote = lower_directories(&shared.b().join("store"))?;
-    let local = copy(&remote, &work.join("local"))?;
     let mut report = Report::default();
     for (name, script) in works(&python) {
         let (mut ours, mut theirs) = (vec![], vec![]);
@@ -134,6 +130,14 @@ fn write_image(directory: &Path, root: &Path, bytes: u64, python: &Python) -> an
     servers::write_layers(root, "big", &written)
 }
 
+fn pull(store: &Path, registry: SocketAddr) -> anyhow::Result<()> {
+    let mut command = Command::new(WHARF);
+    command.arg("pull").arg("--store").arg(store);
+    let upstream = format!("http://{registry}");
+    command.args(["--upstream", &upstream, "big"]);
+    output(&mut command).map(drop)
+}
+
 /// Returns the directories of the image's layers, the topmost first.
 fn lower_directories(store: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let inspect = |subject: &str| -> anyhow::Result<Value> {
@@ -150,17 +154,6 @@ fn lower_directories(store: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .iter()
         .filter_map(|directory| directory.as_str().map(PathBuf::from))
         .collect())
-}
-
-/// Copies layers to the local disk, with everything that an overlay looks at.
-fn copy(layers: &[PathBuf], target: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    fs::create_dir(target)?;
-    let copy_one = |(number, layer): (usize, &PathBuf)| {
-        let copied = target.join(number.to_string());
-        output(Command::new("cp").arg("--archive").arg(layer).arg(&copied))?;
-        Ok(copied)
-    };
-    layers.iter().enumerate().map(copy_one).collect()
 }
 
 /// What is done in the overlay's root.

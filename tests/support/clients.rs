@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::PROJECT;
 use super::mount::{is_mounted, unmount_below};
 use super::process::{Ended, Service, bound_command, run, run_ok, shell};
 
@@ -22,7 +23,7 @@ const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
 
 /// Returns a file under `config/`.
 pub fn config_file(path: &str) -> String {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
+    let full = Path::new(PROJECT).join("config").join(path);
     fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()))
 }
 
