@@ -120,6 +120,7 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     tokio::spawn(async move { watched.check().await });
     let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
+        records_are_new: !db.was_recovered(),
         records: Records::open(root, &db)?,
         layers,
         references: References::open(root, mirrors.clone())?,

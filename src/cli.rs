@@ -11,6 +11,7 @@ mod mirror_argument;
 mod nodes;
 mod pull;
 mod serve;
+mod setup;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Command {
     Nodes(nodes::NodesArguments),
     /// Tell what a store knows of an image, or of a stack of layers, as JSON.
     Inspect(inspect::InspectArguments),
+    /// Make this node's Docker, containerd or Podman read from the mirror and the store.
+    Setup(setup::SetupArguments),
     /// Tell what a store's file system can keep, and what to change on it.
     Doctor(doctor::DoctorArguments),
 }
@@ -54,6 +57,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Ls(arguments) => ls::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Nodes(arguments) => nodes::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Inspect(arguments) => inspect::run(&arguments).map(|()| ExitCode::SUCCESS),
+        Command::Setup(arguments) => setup::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Doctor(arguments) => doctor::run(&arguments),
     }
 }

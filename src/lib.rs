@@ -19,6 +19,7 @@ pub mod mirror;
 pub mod oci;
 pub mod pull;
 pub mod server;
+pub mod setup;
 pub mod snapshotter;
 pub mod store;
 pub mod telemetry;

@@ -8,6 +8,7 @@
 //! | `mounts` | a snapshot's mounts, and that every layer below it is there |
 //! | `layers` | the store as a node sees it: read-only, slow, gone at times |
 //! | `records`, `record` | what containerd has been told: in memory, in sled, and beside each local snapshot |
+//! | `recovery` | makes records of layers of the store again when all were lost |
 //! | `local` | the directories of local snapshots, and the short links to all layers |
 //! | `name`, `label`, `filter` | names, labels and filters, in containerd's words |
 //! | `blobs`, `content` | links the store's blobs into containerd's content store |
@@ -33,6 +34,7 @@ mod mounts;
 mod name;
 mod record;
 mod records;
+mod recovery;
 mod service;
 mod shared;
 mod snapshots;

@@ -96,3 +96,42 @@ fn the_paths_that_the_readme_links_to_exist() {
         }
     }
 }
+
+/// containerd's configurations for nodes, and the version of their format.
+const NODES: [(&str, i64); 5] = [
+    ("containerd-1.toml", 2),
+    ("containerd-2.toml", 3),
+    ("kubernetes-1.toml", 2),
+    ("kubernetes-2.toml", 3),
+    ("kubernetes-2-local-pull.toml", 3),
+];
+
+#[test]
+fn the_files_of_a_node_agree_where_everything_is() {
+    let unit = project("config/systemd/wharf-agent.socket");
+    let socket = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ListenStream="))
+        .expect("a socket");
+    let env = project("config/systemd/wharf-agent.env");
+    let variable = |name: &str| {
+        env.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    for (file, version) in NODES {
+        let text = project(&format!("config/agent/{file}"));
+        let node: toml::Table = text.parse().unwrap_or_else(|e| panic!("{file}: {e}"));
+        let proxy = &node["proxy_plugins"]["wharf"];
+        assert_eq!(node["version"].as_integer(), Some(version), "{file}");
+        assert_eq!(proxy["address"].as_str(), Some(socket), "{file}");
+        let root = proxy["exports"]["root"].as_str();
+        assert_eq!(root, Some(variable("WHARF_AGENT_ROOT")), "{file}");
+    }
+    let daemon: serde_json::Value =
+        serde_json::from_str(&project("config/agent/daemon.json")).expect("daemon.json");
+    assert_eq!(daemon["registry-mirrors"][0], variable("WHARF_MIRRORS"));
+    let hosts: toml::Table = project("config/agent/hosts.toml").parse().expect("hosts.toml");
+    let host = &hosts["host"][variable("WHARF_MIRRORS")];
+    assert_eq!(host["header"]["Wharf-Reads-Store"].as_str(), Some("true"));
+}

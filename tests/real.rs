@@ -19,6 +19,7 @@ mod layers;
 mod materialise;
 mod podman;
 mod pull;
+mod setup;
 mod shared_layers;
 mod snapshotter;
 mod unpack;

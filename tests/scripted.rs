@@ -4,6 +4,7 @@
 //! [`Gate`](crate::support::gate::Gate), acts, and opens the gate.
 
 mod access;
+mod agent_socket;
 mod background;
 mod cold_blob;
 mod command_line;
@@ -25,6 +26,7 @@ mod ranges;
 mod redirects;
 mod referrers;
 mod resume;
+mod setup;
 mod shutdown;
 mod sick_store;
 mod stale;

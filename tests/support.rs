@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod archives;
+pub mod chain;
 pub mod client;
 pub mod clients;
 pub mod curl;

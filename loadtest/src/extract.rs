@@ -51,16 +51,16 @@ pub struct OneArguments {
     abilities: PathBuf,
 }
 
-/// A file system to extract to.
+/// A file system to extract to, or to have a store on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Target {
+pub enum Target {
     Ext4,
     Gluster,
     Moosefs,
 }
 
 impl Target {
-    fn kind(self) -> Kind {
+    pub fn kind(self) -> Kind {
         match self {
             Self::Ext4 => Kind::Ext4,
             Self::Gluster => Kind::Gluster,
@@ -77,7 +77,7 @@ impl Target {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
             Self::Gluster => "GlusterFS",

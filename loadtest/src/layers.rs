@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use flate2::Compression;
@@ -46,23 +46,51 @@ impl Codec {
     }
 }
 
+/// Writes layers, gzipped, and returns the path of each and the digest of its tar stream.
+pub fn write_all(
+    directory: &Path,
+    specs: impl IntoIterator<Item = Spec>,
+) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let write_one = |spec: Spec| {
+        let path = directory.join(format!("layer-{}-{}", spec.seed, spec.bytes));
+        let tar = write(&path, spec, Codec::Gzip)?;
+        Ok((path, sha256(&tar)))
+    };
+    specs.into_iter().map(write_one).collect()
+}
+
 /// Writes a layer, compressed, and returns the bytes of its tar stream.
 pub fn write(path: &Path, spec: Spec, codec: Codec) -> anyhow::Result<Vec<u8>> {
     let tar = build(spec)?;
+    write_tar(path, &tar, codec)?;
+    Ok(tar)
+}
+
+/// Writes a tar stream, compressed.
+pub fn write_tar(path: &Path, tar: &[u8], codec: Codec) -> anyhow::Result<()> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     match codec {
         Codec::Gzip => {
             let mut gzip = GzEncoder::new(file, Compression::new(6));
-            gzip.write_all(&tar)?;
+            gzip.write_all(tar)?;
             gzip.finish()?.sync_all()?;
         }
         Codec::Zstd => {
             let mut zstd = zstd::Encoder::new(file, 3)?;
-            zstd.write_all(&tar)?;
+            zstd.write_all(tar)?;
             zstd.finish()?.sync_all()?;
         }
     }
-    Ok(tar)
+    Ok(())
+}
+
+/// Returns the tar stream of one file.
+pub fn one_file(name: &str, bytes: u64) -> anyhow::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let content = text(&mut Random(bytes), bytes);
+    let size = content.len() as u64;
+    archive.append_data(&mut header(EntryType::Regular, size, 0o644), name, &*content)?;
+    Ok(archive.into_inner()?)
 }
 
 fn build(spec: Spec) -> anyhow::Result<Vec<u8>> {

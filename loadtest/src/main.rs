@@ -4,24 +4,49 @@
 //! noisy: servers take turns, and ratios of medians count.
 
 mod client;
+mod cluster;
 mod extract;
 mod layers;
 mod mirror;
+mod nodes;
+mod published;
 mod pull;
+mod read;
 mod relay;
 mod report;
 mod servers;
 
-// The file systems that the tests start, and no other copy of how.
+// The file systems and nodes that the tests start, and no other copy of how.
 #[path = "../../tests/support"]
-#[allow(dead_code, reason = "the benchmarks need few of what the tests do")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the benchmarks need few of what the tests do"
+)]
 mod support {
+    pub mod chain;
+    pub mod clients;
+    pub mod curl;
     pub mod dfs;
+    pub mod images;
     pub mod mount;
+    pub mod node;
     pub mod process;
+    pub mod registry;
+    pub mod suite;
     pub mod tree;
 
-    pub use crate::layers::sha256_file;
+    pub use crate::layers::{sha256, sha256_file};
+
+    /// Returns the length of a file, 0 if it is not there.
+    pub fn file_length(path: &std::path::Path) -> u64 {
+        std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+    }
+
+    pub mod mirror {
+        /// The program that nodes run: this checkout's, built with --release.
+        pub const WHARF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/wharf");
+    }
 }
 
 use std::path::PathBuf;
@@ -44,6 +69,12 @@ enum Command {
     Extract(extract::Arguments),
     /// A cold pull against skopeo with umoci, and against podman; how soon after its last byte a layer is there.
     Pull(pull::Arguments),
+    /// Docker nodes that pull at once: wharf and its agents against docker-registry as a cache.
+    Nodes(nodes::Arguments),
+    /// Pulls of a large and a small image that the store has.
+    Published(published::Arguments),
+    /// Reading through the shared layers against a local overlay.
+    Read(read::Arguments),
     #[command(hide = true)]
     Unpack(extract::OneArguments),
 }
@@ -53,6 +84,9 @@ fn main() -> anyhow::Result<()> {
         Command::Mirror(arguments) => (mirror::run(&arguments)?, arguments.json),
         Command::Extract(arguments) => (extract::run(&arguments)?, arguments.json),
         Command::Pull(arguments) => (pull::run(&arguments)?, arguments.json),
+        Command::Nodes(arguments) => (nodes::run(&arguments)?, arguments.json),
+        Command::Published(arguments) => (published::run(&arguments)?, arguments.json),
+        Command::Read(arguments) => (read::run(&arguments)?, arguments.json),
         Command::Unpack(arguments) => return extract::run_one(&arguments),
     };
     report.print();

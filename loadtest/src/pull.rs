@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::layers::{self, Codec, Spec};
+use crate::layers::{self, Spec};
 use crate::relay;
 use crate::report::{Bar, Report};
 use crate::servers;
@@ -104,13 +104,8 @@ fn after_the_last_byte(arguments: &Arguments, directory: &Path, report: &mut Rep
 }
 
 fn write_image(directory: &Path, root: &Path, specs: impl Iterator<Item = Spec>) -> anyhow::Result<()> {
-    let mut written = Vec::new();
-    for spec in specs {
-        let path = directory.join(format!("layer-{}", spec.seed));
-        let tar = layers::write(&path, spec, Codec::Gzip)?;
-        written.push((path, layers::sha256(&tar)));
-    }
-    servers::write_layers(root, &written)
+    let written = layers::write_all(directory, specs)?;
+    servers::write_layers(root, "big", &written)
 }
 
 fn wharf_pull(arguments: &Arguments, work: &Path, upstream: SocketAddr) -> anyhow::Result<f64> {

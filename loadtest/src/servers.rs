@@ -81,8 +81,18 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Starts wharf without an access log, with docker.io at `upstream`.
+/// Starts wharf without an access log, with docker.io at `upstream` and its store in the same directory.
 pub fn wharf(program: &Path, directory: &Path, upstream: SocketAddr) -> anyhow::Result<Server> {
+    wharf_with_store(program, directory, &directory.join("store"), upstream)
+}
+
+/// The same with a store elsewhere.
+pub fn wharf_with_store(
+    program: &Path,
+    directory: &Path,
+    store: &Path,
+    upstream: SocketAddr,
+) -> anyhow::Result<Server> {
     let address = free_address()?;
     fs::create_dir_all(directory)?;
     let config = directory.join("wharf.toml");
@@ -97,7 +107,7 @@ pub fn wharf(program: &Path, directory: &Path, upstream: SocketAddr) -> anyhow::
     ]);
     command
         .arg("--store")
-        .arg(directory.join("store"))
+        .arg(store)
         .arg("--index")
         .arg(directory.join("index"));
     Server::start(command, address)
@@ -105,6 +115,19 @@ pub fn wharf(program: &Path, directory: &Path, upstream: SocketAddr) -> anyhow::
 
 /// Starts Debian's docker-registry over `root`, with its cache of blobs' sizes and without an access log.
 pub fn docker_registry(directory: &Path, root: &Path) -> anyhow::Result<Server> {
+    start_docker_registry(directory, root, "")
+}
+
+/// Starts the same as a pull-through cache of `upstream`.
+pub fn docker_registry_cache(directory: &Path, root: &Path, upstream: SocketAddr) -> anyhow::Result<Server> {
+    start_docker_registry(
+        directory,
+        root,
+        &format!("proxy: {{remoteurl: \"http://{upstream}\"}}\n"),
+    )
+}
+
+fn start_docker_registry(directory: &Path, root: &Path, more: &str) -> anyhow::Result<Server> {
     let address = free_address()?;
     let config = directory.join("registry.yml");
     fs::write(
@@ -112,7 +135,7 @@ pub fn docker_registry(directory: &Path, root: &Path) -> anyhow::Result<Server> 
         format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: {root:?}}}, cache: {{blobdescriptor: inmemory}}}}\n\
-             http: {{addr: \"{address}\"}}\n"
+             http: {{addr: \"{address}\"}}\n{more}"
         ),
     )?;
     let mut command = Command::new("docker-registry");
@@ -157,7 +180,7 @@ pub fn write_registry(root: &Path, layer_bytes: u64) -> anyhow::Result<Image> {
         digest: layer.clone(),
         bytes: layer_bytes,
     }];
-    let manifest = write_image(&base, b"{}", &layers)?;
+    let manifest = write_image(&base, "big", b"{}", &layers)?;
     Ok(Image {
         manifest,
         layer,
@@ -172,8 +195,9 @@ struct Blob {
     bytes: u64,
 }
 
-/// Writes a registry's directory with an image of compressed layers, given with the digests of their tar streams.
-pub fn write_layers(root: &Path, layers: &[(PathBuf, String)]) -> anyhow::Result<()> {
+/// Writes into a registry's directory `library/<name>:latest`, an image of compressed layers, which are given with
+/// the digests of their tar streams.
+pub fn write_layers(root: &Path, name: &str, layers: &[(PathBuf, String)]) -> anyhow::Result<()> {
     let base = root.join("docker/registry/v2");
     let mut blobs = Vec::new();
     for (path, _) in layers {
@@ -189,13 +213,13 @@ pub fn write_layers(root: &Path, layers: &[(PathBuf, String)]) -> anyhow::Result
         "architecture": "amd64", "os": "linux", "config": {},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });
-    write_image(&base, config.to_string().as_bytes(), &blobs)?;
+    write_image(&base, name, config.to_string().as_bytes(), &blobs)?;
     Ok(())
 }
 
-/// Writes the config and the manifest of `library/big:latest`, and returns the manifest's digest.
-fn write_image(base: &Path, config: &[u8], layers: &[Blob]) -> anyhow::Result<String> {
-    let repository = base.join("repositories/library/big");
+/// Writes the config and the manifest of an image, and returns the manifest's digest.
+fn write_image(base: &Path, name: &str, config: &[u8], layers: &[Blob]) -> anyhow::Result<String> {
+    let repository = base.join("repositories/library").join(name);
     let config_bytes = config.len();
     let config = write_blob(base, config)?;
     let manifest_type = "application/vnd.oci.image.manifest.v1+json";

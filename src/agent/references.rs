@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::mirrors::Mirrors;
+use crate::api::NodeId;
 use crate::oci::{ChainId, Digest};
 
 pub use identity::OpenReferencesError;
@@ -37,6 +38,7 @@ const RESTATE_INTERVAL: Duration = Duration::from_secs(600);
 /// What this node has in use. Cheap to clone; the last one dropped ends the sending.
 #[derive(Clone)]
 pub struct References {
+    id: NodeId,
     shared: Arc<Shared>,
     _sender: Arc<AbortOnDropHandle<()>>,
 }
@@ -94,12 +96,18 @@ impl References {
             removed: Notify::new(),
             asked: Notify::new(),
         });
-        let sender = Sender::new(id, mirrors, Arc::clone(&shared));
+        let sender = Sender::new(id.clone(), mirrors, Arc::clone(&shared));
         let sending = tokio::spawn(sender.run(restate_interval));
         Ok(Self {
+            id,
             shared,
             _sender: Arc::new(AbortOnDropHandle::new(sending)),
         })
+    }
+
+    /// Returns this node's id.
+    pub fn node_id(&self) -> &NodeId {
+        &self.id
     }
 
     /// Sets all that is in use, as a start knows it.

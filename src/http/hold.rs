@@ -45,6 +45,10 @@ const DRIP: Duration = Duration::from_secs(5);
 /// How long a client is not held that was, and fetched blobs all the same.
 const DISTRUST: Duration = Duration::from_secs(600);
 
+/// How soon after its manifest a pull fetches layers. Later ones are another's: BuildKit's, or of a node with the
+/// same address.
+const SAME_PULL: Duration = Duration::from_secs(60);
+
 /// How many clients are remembered.
 const MAX_CLIENTS: usize = 8192;
 
@@ -52,8 +56,8 @@ const MAX_CLIENTS: usize = 8192;
 pub struct Holds {
     timeout: Duration,
     draining: CancellationToken,
-    /// The image that each client was last held for, and got.
-    released: Cache<Client, Arc<Image>>,
+    /// The image that each client was last held for, and when it got its manifest.
+    released: Cache<Client, (Arc<Image>, Instant)>,
     /// Until when clients are not held.
     distrusted: Cache<Client, Instant>,
 }
@@ -141,7 +145,7 @@ impl Holds {
             "a manifest was held"
         );
         if outcome == HoldOutcome::Published {
-            self.released.insert(client, image);
+            self.released.insert(client, (image, Instant::now()));
         }
     }
 
@@ -151,8 +155,11 @@ impl Holds {
             return;
         }
         let client = Client::of(headers, address);
-        let is_layer = |image: Arc<Image>| image.layers().iter().any(|layer| layer.blob.digest == *digest);
-        if self.released.get(&client).is_some_and(is_layer) {
+        let is_for_it = |(image, released_at): (Arc<Image>, Instant)| {
+            let mut layers = image.layers().iter();
+            released_at.elapsed() < SAME_PULL && layers.any(|layer| layer.blob.digest == *digest)
+        };
+        if self.released.get(&client).is_some_and(is_for_it) {
             tracing::info!(
                 client = %client.address, user_agent = client.user_agent,
                 "a client that says that it reads layers from the store fetches one; its manifests are not held for \

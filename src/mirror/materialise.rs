@@ -79,9 +79,12 @@ impl Mirror {
             Some("no image with this layer was pulled through a mirror of this store".to_owned()),
         );
         for image in images.iter().take(MAX_IMAGES) {
-            // The question to upstream goes on for whoever asks next.
-            last = match timeout_at(until, self.pull(image, &Platform::current())).await {
-                Ok(Ok(pulled)) => inner.layer_of(&pulled.image, wish, until).await,
+            let (mirror, image) = (self.clone(), image.clone());
+            // A task, so that it goes on when the wait is over.
+            let pulling = tokio::spawn(async move { mirror.pull(&image, &Platform::current()).await });
+            last = match timeout_at(until, pulling).await {
+                Ok(Ok(Ok(pulled))) => inner.layer_of(&pulled.image, wish, until).await,
+                Ok(Ok(Err(error))) => failed(full_text(&error)),
                 Ok(Err(error)) => failed(full_text(&error)),
                 Err(_) => answer(LayerState::Running, None),
             };
@@ -120,18 +123,17 @@ impl Inner {
         let chain_ids: Vec<ChainId> = links.iter().map(|link| link.chain_id.clone()).collect();
         tokio::spawn(async move {
             let root = store.root().to_owned();
-            // A call each: a hundred slow ones in one would look like a store that hangs.
-            for chain_id in chain_ids {
-                let (store, name) = (store.clone(), name.clone());
-                let note = move || store.note_image(&chain_id, &name);
-                // Nothing but the healing of what somebody has removed depends on it.
-                if let Err(error) = disk.run("note an image in", &root, note).await {
-                    tracing::debug!(
-                        error = error.full_text(),
-                        "which image has a stack is not remembered"
-                    );
-                    return;
-                }
+            let note = move || {
+                chain_ids
+                    .iter()
+                    .try_for_each(|chain_id| store.note_image(chain_id, &name))
+            };
+            // Nothing but the healing of what somebody has removed depends on it.
+            if let Err(error) = disk.run("note an image in", &root, note).await {
+                tracing::debug!(
+                    error = error.full_text(),
+                    "which image has a stack is not remembered"
+                );
             }
         });
     }
@@ -200,7 +202,15 @@ impl Inner {
             ));
         };
         match timeout_at(until, layer.ended()).await {
-            Ok(LayerStage::Published) => {}
+            Ok(LayerStage::Published) => match self.look_for(&wish.chain_id).await {
+                Ok(OnStore::Ready) => {}
+                // It was removed after it was published; who asks again has it brought again.
+                Ok(OnStore::DirectoryGone | OnStore::NotThere) => {
+                    sleep(LOOK_AGAIN).await;
+                    return running(layer);
+                }
+                Err(error) => return failed(error.full_text()),
+            },
             Ok(LayerStage::Failed(error)) => return failed(error.full_text()),
             Ok(_) => return failed("it is not extracted".to_owned()),
             Err(_) => return running(layer),

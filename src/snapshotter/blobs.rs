@@ -116,7 +116,8 @@ impl Snapshots {
                 };
                 let _making = self.inner.links.making.read().await;
                 if content.link(namespace, &blob).await {
-                    self.inner.references.add_blob(digest);
+                    self.inner
+                        .with_references(|references| references.add_blob(digest));
                 }
                 true
             }
@@ -180,7 +181,8 @@ impl Snapshots {
         let linked = content.links(self.inner.layers.root()).await;
         let is_known = linked.is_some();
         if let Some(blobs) = linked {
-            self.inner.references.set_blobs(blobs);
+            self.inner
+                .with_references(|references| references.set_blobs(blobs));
         }
         is_known
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::StoreTrouble;
+use crate::api::{NodeId, NodeStatement};
 use crate::fs::{Disk, FsError};
 use crate::oci::{ChainId, Digest, LayerId};
 use crate::store::{ChainRecord, OpenStoreError, Store};
@@ -155,6 +156,19 @@ impl StoreLayers {
         self.ask("look for a blob in", move |store| {
             let size_bytes = store.stat_blob(&digest)?;
             Ok(size_bytes.map(|size_bytes| (store.blob_path(&digest), size_bytes)))
+        })
+        .await
+    }
+
+    /// Returns what a mirror has written down that this node uses.
+    ///
+    /// # Errors
+    /// As [`StoreLayers::find`].
+    pub(super) async fn stated(&self, id: &NodeId) -> Result<Option<NodeStatement>, StoreTrouble> {
+        let id = id.clone();
+        self.ask("look for a node's uses in", move |store| {
+            let stated = store.node(&id)?;
+            confirm(store, stated.map(|stated| stated.statement))
         })
         .await
     }

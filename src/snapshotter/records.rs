@@ -181,12 +181,12 @@ impl Records {
             .collect()
     }
 
-    /// Returns the names on which snapshots lie, and of which there is no record.
-    pub(super) fn lost(&self) -> Vec<String> {
+    /// Returns what snapshots lie on and is not known.
+    pub(super) fn lost_parents(&self) -> Vec<String> {
         let set = self.set();
-        set.children
-            .keys()
-            .filter(|name| !set.by_name.contains_key(*name))
+        let parents = set.by_name.values().filter_map(|record| record.parent.as_ref());
+        parents
+            .filter(|parent| !set.by_name.contains_key(*parent))
             .cloned()
             .collect()
     }
@@ -291,7 +291,7 @@ mod tests {
         for record in &records {
             assert_eq!(opened.get(&record.name).as_ref(), Some(record));
         }
-        assert_eq!(opened.lost(), ["sha256:layer"]);
+        assert_eq!(opened.lost_parents(), ["sha256:layer"]);
         assert_eq!(opened.new_id(), 6);
         // Begun, and not told to sled.
         let committed = Record {

@@ -9,8 +9,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::time::sleep;
-
 use super::error::SnapshotError;
 use super::label::{self, WantedLayer};
 use super::layers::Found;
@@ -25,9 +23,6 @@ use crate::telemetry::full_text;
 
 /// What is said of a layer that a mirror calls ready and this node does not see.
 pub(super) const NOT_SEEN: &str = "a mirror has extracted it, and this node does not see it yet";
-
-/// How often a lost record is looked for while the store does not have it.
-const FIND_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What mirrors are asked for.
 pub(super) struct Wish {
@@ -138,27 +133,6 @@ impl Snapshots {
         })
         .await?;
         self.inner.records.find(name)
-    }
-
-    /// Makes the records again on which snapshots lie, as long as one is lost: containers that run use those layers,
-    /// and containerd does not name them.
-    pub(super) async fn find_lost(self) {
-        loop {
-            let lost = self.inner.records.lost();
-            if lost.is_empty() {
-                return;
-            }
-            for name in lost {
-                if let Err(error) = self.known(&name).await {
-                    tracing::warn!(
-                        snapshot = name,
-                        error = full_text(&error),
-                        "what a snapshot lies on is lost"
-                    );
-                }
-            }
-            sleep(FIND_INTERVAL).await;
-        }
     }
 
     /// Reads from the store what a lost snapshot and those below it were, the topmost first.
@@ -282,7 +256,7 @@ impl Inner {
         self.layers.bind();
         self.records.put(record.clone())?;
         if let Some(layer) = record.shared() {
-            self.references.add_layer(&layer.chain_id);
+            self.with_references(|references| references.add_layer(&layer.chain_id));
         }
         Ok(record)
     }
@@ -300,11 +274,6 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-/// Returns the stack of a lost layer of the store, by its name.
-pub(super) fn chain_of_lost(name: &str) -> Option<ChainId> {
-    name.parse::<SharedName>().ok().map(|name| name.chain_id)
 }
 
 /// Returns the nearest local snapshot at or below a committed one.

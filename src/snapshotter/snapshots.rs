@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,6 @@ use super::mounts::{self, Stack};
 use super::proto::types::Mount;
 use super::record::{Kind, Place, Record, SharedLayer, Usage};
 use super::records::{OpenRecordsError, Records};
-use super::shared::chain_of_lost;
 use crate::agent::mirrors::Mirrors;
 use crate::agent::references::References;
 use crate::oci::{ChainId, Digest};
@@ -49,6 +49,8 @@ pub(super) struct Inner {
     pub(super) content: Option<ContentStore>,
     pub(super) bounds: Bounds,
     pub(super) links: Links,
+    /// What is in use may be said: until then the node's last statement counts, which knows more.
+    uses_are_known: AtomicBool,
     changing: Mutex<()>,
     clearing: Mutex<()>,
 }
@@ -78,6 +80,8 @@ pub struct Parts {
     pub references: References,
     pub content: Option<ContentStore>,
     pub bounds: Bounds,
+    /// The records had to be made, so that what this node has of the store is to be found out.
+    pub records_are_new: bool,
 }
 
 impl Snapshots {
@@ -95,12 +99,12 @@ impl Snapshots {
             content: parts.content,
             bounds: parts.bounds,
             links: Links::default(),
+            uses_are_known: AtomicBool::new(false),
             changing: Mutex::default(),
             clearing: Mutex::default(),
         });
-        inner.state_references();
         let snapshots = Self { inner };
-        tokio::spawn(snapshots.clone().find_lost());
+        snapshots.state_uses(parts.records_are_new);
         if snapshots.inner.content.is_some() {
             tokio::spawn(snapshots.clone().watch_links());
         }
@@ -363,15 +367,13 @@ impl Inner {
         Ok(self.directories.clear()?)
     }
 
-    /// Says what this node uses of the store, as its records know it.
-    fn state_references(&self) {
+    /// Says what this node uses of the store, as its records know it, and these blobs.
+    pub(super) fn state_references(&self, mut blobs: BTreeSet<Digest>) {
+        self.uses_are_known.store(true, Ordering::Release);
         let shared = self.records.shared();
-        let mut layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
-        layers.extend(self.records.lost().iter().filter_map(|name| chain_of_lost(name)));
-        let blobs: BTreeSet<Digest> = shared
-            .iter()
-            .filter_map(|record| record.shared()?.blob.clone())
-            .collect();
+        let layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
+        let known_blobs = shared.iter().filter_map(|record| record.shared()?.blob.clone());
+        blobs.extend(known_blobs);
         self.references.set(layers, blobs);
     }
 
@@ -380,7 +382,7 @@ impl Inner {
         let shared = self.records.shared();
         let mut others = shared.iter().filter_map(Record::shared);
         if others.all(|other| other.chain_id != layer.chain_id) {
-            self.references.remove_layer(&layer.chain_id);
+            self.with_references(|references| references.remove_layer(&layer.chain_id));
         }
         // Of one that may be linked, the link tells.
         let mut others = shared.iter().filter_map(Record::shared);
@@ -388,7 +390,14 @@ impl Inner {
             && self.content.is_none()
             && others.all(|other| other.blob.as_ref() != Some(blob))
         {
-            self.references.remove_blob(blob);
+            self.with_references(|references| references.remove_blob(blob));
+        }
+    }
+
+    /// Changes what is said to be in use, once that may be.
+    pub(super) fn with_references(&self, change: impl FnOnce(&References)) {
+        if self.uses_are_known.load(Ordering::Acquire) {
+            change(&self.references);
         }
     }
 

@@ -10,3 +10,4 @@ mod everyday;
 mod held;
 mod losses;
 mod restarts;
+mod setup;

@@ -429,8 +429,11 @@ fn a_layer_that_cannot_be_put_on_its_stack_is_not_extracted_again_and_again() {
     manifest(&mirror, "base");
     wait_for_chains(mirror.store(), &base);
     let gone = directory(mirror.store(), &base.chain_ids[0]);
+    // How `sub` looks below cannot be seen in what is no directory.
     std::fs::remove_dir_all(&gone).expect("remove a layer");
-    add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    std::fs::write(&gone, b"").expect("damage a layer");
+    let on_it = tar_of(&[("sub/file", b"x")]);
+    add(&upstream, APP, "v1", &[layer(1), on_it]);
     manifest(&mirror, "v1");
     wait_for_layers(&mirror, "failed", 1.0);
     wait_until_nothing_is_staged(mirror.store());
@@ -443,6 +446,27 @@ fn a_layer_that_cannot_be_put_on_its_stack_is_not_extracted_again_and_again() {
     let log = mirror.log();
     assert_eq!(log.matches("extracted layer=").count(), 4, "{log}");
     assert_eq!(log.matches("not published").count(), 1, "{log}");
+}
+
+#[test]
+fn a_layer_whose_directory_was_removed_is_extracted_again_for_the_next_image() {
+    let (upstream, mirror) = start();
+    let base = add(&upstream, APP, "base", &[layer(1)]);
+    manifest(&mirror, "base");
+    wait_for_chains(mirror.store(), &base);
+    let gone = directory(mirror.store(), &base.chain_ids[0]);
+    std::fs::remove_dir_all(gone.parent().expect("a layer")).expect("remove a layer");
+    let image = add(&upstream, APP, "v1", &[layer(1), layer(2)]);
+    manifest(&mirror, "v1");
+    wait_for_chains(mirror.store(), &image);
+    for chain_id in &image.chain_ids {
+        directory(mirror.store(), chain_id);
+    }
+    assert_eq!(
+        upstream.blob_gets(&base.layers[0]),
+        1,
+        "the blob was on the store"
+    );
 }
 
 #[test]

@@ -20,14 +20,18 @@ pub fn control_group() -> String {
 /// The mirror's address in the files under `config/`.
 const DOCUMENTED_ADDRESS: &str = "127.0.0.1:5000";
 
+/// Returns a file under `config/`.
+pub fn config_file(path: &str) -> String {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
+    fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()))
+}
+
 /// Returns a file under `config/` for a mirror at `address`.
 pub fn client_file(path: &str, address: SocketAddr) -> String {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path);
-    let text = fs::read_to_string(&full).unwrap_or_else(|e| panic!("read {}: {e}", full.display()));
+    let text = config_file(path);
     assert!(
         text.contains(DOCUMENTED_ADDRESS),
-        "{} does not name {DOCUMENTED_ADDRESS}",
-        full.display()
+        "config/{path} does not name {DOCUMENTED_ADDRESS}"
     );
     text.replace(DOCUMENTED_ADDRESS, &address.to_string())
 }

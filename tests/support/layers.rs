@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use super::chain::chain_ids;
 use super::sha256;
 use super::upstream::{OCI_MANIFEST, Upstream, image_manifest};
 
@@ -104,18 +105,6 @@ pub fn add_as(
         chain_ids: chain_ids(&diff_ids),
         diff_ids,
     }
-}
-
-/// Names stacks as the image-spec does ("Layer ChainID").
-pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
-    let mut chain_ids: Vec<String> = Vec::new();
-    for diff_id in diff_ids {
-        chain_ids.push(match chain_ids.last() {
-            None => diff_id.clone(),
-            Some(below) => sha256(format!("{below} {diff_id}").as_bytes()),
-        });
-    }
-    chain_ids
 }
 
 /// Returns the record of a stack, if it is published.

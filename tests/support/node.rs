@@ -40,7 +40,7 @@ pub struct Node {
     pub agent: Daemon,
     pub containerd: Daemon,
     pub docker: Daemon,
-    agent_arguments: Vec<String>,
+    agent_variables: Vec<String>,
     agent_socket: Option<UnixListener>,
     // Dropped last: the first process, then its directory.
     first: First,
@@ -95,7 +95,7 @@ impl Node {
             agent: Daemon::new("agent", directory.path()),
             containerd: Daemon::new("containerd", directory.path()),
             docker: Daemon::new("dockerd", directory.path()),
-            agent_arguments: Vec::new(),
+            agent_variables: Vec::new(),
             agent_socket: None,
             first: First {
                 holder,

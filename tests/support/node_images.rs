@@ -68,12 +68,12 @@ fn fill(_cache: &Path, work: &Path) {
 
     let tree = [tree(), changed_tree()];
     let zstd = tree.each_ref().map(|tar| images.packed(tar, Compression::Zstd));
-    images.image("tree-zstd", &[&[busybox.clone()], &zstd[..]].concat());
+    images.image("tree-zstd", &[std::slice::from_ref(&busybox), &zstd[..]].concat());
     let tree = tree.each_ref().map(|tar| images.layer(tar));
-    images.image("tree", &[&[busybox.clone()], &tree[..]].concat());
+    images.image("tree", &[std::slice::from_ref(&busybox), &tree[..]].concat());
     let letters = [1, 2, 3, 4].map(|seed| images.noise(seed));
-    images.image("half", &[&[busybox.clone()], &letters[..2]].concat());
-    images.image("whole", &[&[busybox.clone()], &letters[..]].concat());
+    images.image("half", &[std::slice::from_ref(&busybox), &letters[..2]].concat());
+    images.image("whole", &[std::slice::from_ref(&busybox), &letters[..]].concat());
     for (seed, name) in [(11, "one"), (12, "two"), (13, "three")] {
         let own = images.noise(seed);
         images.image(name, &[busybox.clone(), own]);

@@ -22,14 +22,6 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// The version of the files' format that its containerd reads.
-    pub fn config_version(self) -> u32 {
-        match self {
-            Self::Host | Self::Trixie => 2,
-            Self::Forky => 3,
-        }
-    }
-
     /// Returns its tree, which is made if it is not there.
     pub fn tree(self) -> PathBuf {
         let name = match self {

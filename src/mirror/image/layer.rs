@@ -115,17 +115,23 @@ impl LayerTask {
         Err(last)
     }
 
+    /// Tells whether the layer is there already; a record whose directory somebody has removed is taken away.
     async fn is_published(&self) -> Result<bool, LayerError> {
         let (store, chain_id) = (self.mirror.store.clone(), self.link().chain_id.clone());
         let path = store.chain_path(&chain_id);
-        let record = self
-            .mirror
-            .disk
-            .run("read", &path, move || store.chain(&chain_id));
-        let record = record
-            .await
-            .inspect_err(|error| self.mirror.note_store_error(error))?;
-        Ok(record.is_some())
+        let found = self.mirror.disk.run("read", &path, move || {
+            let Some(record) = store.chain(&chain_id)? else {
+                return Ok(false);
+            };
+            let is_there = store.has_layer(&record.layer_id)?;
+            if !is_there {
+                tracing::warn!(%chain_id, "the directory of a published layer was removed; it is extracted again");
+                store.forget_chain(&chain_id)?;
+            }
+            Ok(is_there)
+        });
+        let found = found.await;
+        Ok(found.inspect_err(|error| self.mirror.note_store_error(error))?)
     }
 
     /// Returns the record of another stack whose directory will do.

@@ -12,7 +12,7 @@ fn a_pod_runs_on_layers_of_the_store(suite: Suite, mode: CriMode) {
     let cluster = Cluster::start(registry.address());
     let mut node = Node::start(suite, &cluster.mount());
     node.configure_cri(cluster.mirror.address(), mode);
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     node.start_containerd();
     let version = node.shell("containerd --version");
     println!("{suite:?}: {}", version.trim());

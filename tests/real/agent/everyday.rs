@@ -1,12 +1,20 @@
 //! What people do with Docker all day, on two versions of it that share one store at the same time.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use super::cluster::{Cluster, DOCKERS};
-use crate::support::node::Node;
+use crate::support::mirror::wharf;
+use crate::support::node::{AGENT_ROOT, Node};
 use crate::support::node_images::{LIST_TREE, TREE, registry};
-use crate::support::process::shell;
+use crate::support::process::{run_ok, shell, wait_until};
 use crate::support::registry::Registry;
+
+/// An agent waits two seconds before it tells what it does not use any more.
+const TOLD: Duration = Duration::from_secs(30);
 
 /// Every path below the store, as `find` lists them: what a node must not change.
 fn listing(store: &Path) -> String {
@@ -127,4 +135,48 @@ fn what_is_removed_leaves_the_node_and_not_the_store() {
         assert_eq!(node.run_in("tree", LIST_TREE), TREE);
         cluster.assert_not_asked(&registry.layers("library/tree", "latest"));
     });
+}
+
+#[test]
+fn the_store_knows_what_each_node_uses() {
+    on_both(|cluster, registry, node| {
+        node.docker(&["pull", "tree"]);
+        let store = cluster.mirror.store();
+        let layers: BTreeSet<String> = node.chain_ids("tree").into_iter().collect();
+        let blobs: BTreeSet<String> = registry.layers("library/tree", "latest").into_iter().collect();
+        let used = (layers, blobs);
+        // The layers were told before the pull was over; the blobs, which Docker can do without, a little later.
+        assert_eq!(used_by(node, store).expect("a statement").0, used.0);
+        wait_until("the blobs to be told", TOLD, || {
+            (used_by(node, store).as_ref() == Some(&used)).then_some(())
+        });
+        node.docker(&["rmi", "tree"]);
+        wait_until("the node to use no layers", TOLD, || {
+            used_by(node, store)
+                .is_some_and(|(layers, _)| layers.is_empty())
+                .then_some(())
+        });
+        wait_until("the node to use no blobs", TOLD, || {
+            used_by(node, store)
+                .is_some_and(|(_, blobs)| blobs.is_empty())
+                .then_some(())
+        });
+    });
+}
+
+/// The layers and blobs that a node uses, as `wharf ls --nodes` lists them.
+fn used_by(node: &Node, store: &Path) -> Option<(BTreeSet<String>, BTreeSet<String>)> {
+    let id = node.shell(&format!("cat {AGENT_ROOT}/node-id"));
+    let mut command = wharf();
+    command.args(["ls", "--nodes", "--json", "--store"]).arg(store);
+    let list: Value = serde_json::from_str(&run_ok(command)).expect("JSON");
+    let nodes = list["nodes"].as_array().expect("nodes");
+    let node = nodes.iter().find(|node| node["id"] == id.trim())?;
+    let texts = |value: &Value| {
+        let values = value.as_array().expect("a list").iter();
+        values
+            .map(|value| value.as_str().expect("a text").to_owned())
+            .collect()
+    };
+    Some((texts(&node["layers"]), texts(&node["blobs"])))
 }

@@ -35,7 +35,7 @@ fn records_that_are_lost_are_made_again_and_no_container_is_lost() {
     node.docker(&["stop", "--time=0", "box"]);
     node.agent.kill();
     node.shell(&format!("rm -r {AGENT_ROOT}/records"));
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     wait_until("the container to start", HEALED, || {
         node.try_docker(&["start", "box"]).status.success().then_some(())
     });
@@ -57,7 +57,7 @@ fn images_come_back_when_all_of_the_agents_root_is_lost() {
     node.docker(&["pull", "tree"]);
     node.agent.kill();
     node.shell(&format!("rm -r {AGENT_ROOT}"));
-    node.start_agent(&[cluster.mirror.address()], &[]);
+    node.start_agent(cluster.mirror.address());
     wait_until("a container to run", HEALED, || {
         try_run(&node, "tree").status.success().then_some(())
     });
@@ -81,8 +81,14 @@ fn a_store_that_is_not_mounted_is_named_and_all_heals_when_it_is_back() {
     let failed = try_run(&node, "tree");
     assert!(!failed.status.success());
     assert!(failed.stderr.contains("/mnt/wharf"), "{}", failed.stderr);
-    // Nothing of it lies on a layer of the store yet: it comes as it always did.
-    node.docker(&["pull", "pause"]);
+    let failed = node.try_docker(&["pull", "one"]);
+    assert!(failed.stderr.contains("/mnt/wharf"), "{}", failed.stderr);
+    let warnings = node
+        .agent
+        .log()
+        .matches("layers cannot be had from the store")
+        .count();
+    assert_eq!(warnings, 1, "{}", node.agent.log());
     node.mount_store();
     wait_until("a container to run", HEALED, || {
         try_run(&node, "tree").status.success().then_some(())
@@ -91,6 +97,27 @@ fn a_store_that_is_not_mounted_is_named_and_all_heals_when_it_is_back() {
     node.docker(&["pull", "whole"]);
     assert_eq!(node.run_in("whole", "ls / | busybox grep -c noise"), "4\n");
     assert_eq!(node.exec("box", LIST_TREE), TREE);
+}
+
+#[test]
+fn without_the_store_an_image_is_unpacked_on_the_node_and_the_next_one_shares_again() {
+    let registry = registry();
+    let cluster = Cluster::start(registry.address());
+    let node = cluster.docker_node(Suite::Trixie);
+    node.unmount_store();
+    node.docker(&["pull", "half"]);
+    assert_eq!(node.run_in("half", "ls / | busybox grep -c noise"), "2\n");
+    let half = registry.layers("library/half", "latest");
+    assert_eq!(cluster.asked_of_mirror(&half), half);
+    node.mount_store();
+    node.docker(&["pull", "whole"]);
+    assert_eq!(node.run_in("whole", "ls / | busybox grep -c noise"), "4\n");
+    node.docker(&["rmi", "half", "whole"]);
+    node.docker(&["pull", "tree"]);
+    assert_eq!(node.run_in("tree", LIST_TREE), TREE);
+    let tree = registry.layers("library/tree", "latest");
+    // busybox, which `half` has too, was asked for above.
+    cluster.assert_not_asked(&tree[1..]);
 }
 
 #[test]
@@ -126,7 +153,7 @@ fn without_a_mirror_published_layers_serve_and_the_others_come_from_the_registry
     let mut node = Node::start(Suite::Trixie, &cluster.mount());
     // Docker asks the registry, and the agent a mirror that has never been.
     node.configure_docker(registry.address());
-    node.start_agent(&[free_address()], &[]);
+    node.start_agent(free_address());
     node.start_containerd();
     node.start_docker();
     let other = cluster.docker_node(Suite::Forky);

@@ -5,6 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::Node;
+use crate::support::chain::chain_ids;
 use crate::support::process::{Ended, Service, run, run_ok};
 
 impl Node {
@@ -97,6 +98,6 @@ impl Node {
         let diff_ids = diff_ids
             .iter()
             .map(|id| id.as_str().expect("a DiffID").to_owned());
-        super::super::layers::chain_ids(&diff_ids.collect::<Vec<_>>())
+        chain_ids(&diff_ids.collect::<Vec<_>>())
     }
 }

@@ -1,8 +1,10 @@
-//! The files of a node, as under `config/`.
+//! The files of a node: those under `config/`, with the mirror's address for the one that they name.
 
 use std::net::SocketAddr;
 
 use super::Node;
+use crate::support::clients::{client_file, config_file};
+use crate::support::suite::Suite;
 
 /// How Kubernetes' part of containerd pulls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,73 +18,50 @@ pub enum CriMode {
 }
 
 impl Node {
-    /// Writes the files of a Docker node whose layers lie on the store.
+    /// Writes the files of a Docker node.
     pub fn configure_docker(&self, mirror: SocketAddr) {
+        let containerd = match self.suite {
+            Suite::Host | Suite::Trixie => "agent/containerd-1.toml",
+            Suite::Forky => "agent/containerd-2.toml",
+        };
+        self.write("/etc/containerd/config.toml", &config_file(containerd));
         self.write(
-            "/etc/containerd/config.toml",
-            &format!("version = {}\n{PROXY}", self.suite.config_version()),
+            "/etc/docker/daemon.json",
+            &client_file("agent/daemon.json", mirror),
         );
-        let daemon = serde_json::json!({
-            "features": {"containerd-snapshotter": true},
-            "storage-driver": "wharf",
-            "registry-mirrors": [format!("http://{mirror}")],
-        });
-        self.write("/etc/docker/daemon.json", &daemon.to_string());
     }
 
-    /// Writes the files of a Kubernetes node whose layers lie on the store.
+    /// Writes the files of a Kubernetes node.
     pub fn configure_cri(&self, mirror: SocketAddr, mode: CriMode) {
-        let text = match mode {
-            CriMode::Transfer => format!("version = 3\n{PROXY}{CRI_2}"),
-            CriMode::Local => format!(
-                "version = 3\n{PROXY}{}",
-                CRI_2.replace("pull = false", "pull = true")
-            ),
-            CriMode::Old => format!("version = 2\n{PROXY}{CRI_1}"),
+        let (file, more) = match mode {
+            CriMode::Transfer => ("agent/kubernetes-2.toml", MACHINE_2),
+            CriMode::Local => ("agent/kubernetes-2-local-pull.toml", MACHINE_2),
+            CriMode::Old => ("agent/kubernetes-1.toml", MACHINE_1),
         };
-        self.write("/etc/containerd/config.toml", &text);
-        let hosts = format!(
-            "server = \"https://registry-1.docker.io\"\n[host.\"http://{mirror}\"]\n\
-             capabilities = [\"pull\", \"resolve\"]\n[host.\"http://{mirror}\".header]\nWharf-Reads-Store = \"true\"\n"
-        );
-        self.write("/etc/containerd/certs.d/docker.io/hosts.toml", &hosts);
+        self.write("/etc/containerd/config.toml", &(config_file(file) + more));
+        let hosts = client_file("agent/hosts.toml", mirror);
+        self.write("/etc/containerd/certs.d/_default/hosts.toml", &hosts);
+    }
+
+    /// Returns the variables of the agent, each as `NAME=value`.
+    pub(super) fn agent_variables(mirror: SocketAddr) -> Vec<String> {
+        let text = client_file("systemd/wharf-agent.env", mirror);
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty());
+        lines.map(str::to_owned).collect()
     }
 }
 
-const PROXY: &str = r#"
-[proxy_plugins.wharf]
-type = "snapshot"
-address = "/run/wharf/agent.sock"
-[proxy_plugins.wharf.exports]
-root = "/var/lib/wharf-agent"
-enable_remote_snapshot_annotations = "true"
-"#;
-const CRI_2: &str = r#"
-[plugins."io.containerd.transfer.v1.local"]
-config_path = "/etc/containerd/certs.d"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-platform = "linux/amd64"
-snapshotter = "overlayfs"
-[[plugins."io.containerd.transfer.v1.local".unpack_config]]
-platform = "linux/amd64"
-snapshotter = "wharf"
-[plugins."io.containerd.cri.v1.images"]
-snapshotter = "wharf"
-use_local_image_pull = false
+/// What the machine of the tests needs besides: a pod's image that its registry has, and no CAP_SYS_RESOURCE.
+const MACHINE_2: &str = r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "docker.io/library/pause:latest"
-[plugins."io.containerd.cri.v1.images".registry]
-config_path = "/etc/containerd/certs.d"
+  sandbox = "docker.io/library/pause:latest"
 [plugins."io.containerd.cri.v1.runtime"]
-restrict_oom_score_adj = true
+  restrict_oom_score_adj = true
 "#;
-const CRI_1: &str = r#"
+const MACHINE_1: &str = r#"
 [plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "docker.io/library/pause:latest"
-restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "wharf"
-disable_snapshot_annotations = false
-[plugins."io.containerd.grpc.v1.cri".registry]
-config_path = "/etc/containerd/certs.d"
+  sandbox_image = "docker.io/library/pause:latest"
+  restrict_oom_score_adj = true
 "#;

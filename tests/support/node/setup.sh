@@ -33,7 +33,7 @@ mount -t proc proc proc
 mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs -o mode=755 tmpfs run
-mkdir run/old run/wharf
+mkdir run/old
 pivot_root . run/old
 cd /
 umount -l /run/old

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use super::{Node, STORE, cgroup_parent};
+use super::{Node, cgroup_parent};
 use crate::support::process::run;
 use crate::support::suite::Suite;
 
@@ -26,17 +26,15 @@ impl Node {
     pub fn start_all(suite: Suite, shared: &Path, mirror: SocketAddr) -> Self {
         let mut node = Self::start(suite, shared);
         node.configure_docker(mirror);
-        node.start_agent(&[mirror], &[]);
+        node.start_agent(mirror);
         node.start_containerd();
         node.start_docker();
         node
     }
 
-    /// Starts an agent with these mirrors and further arguments, and waits until it serves.
-    pub fn start_agent(&mut self, mirrors: &[SocketAddr], arguments: &[&str]) {
-        let mirrors = mirrors.iter().map(|mirror| format!("--mirror=http://{mirror}"));
-        let more = arguments.iter().map(|argument| (*argument).to_owned());
-        self.agent_arguments = mirrors.chain(more).collect();
+    /// Starts an agent of a mirror, and waits until it serves.
+    pub fn start_agent(&mut self, mirror: SocketAddr) {
+        self.agent_variables = Self::agent_variables(mirror);
         self.launch_agent();
         let socket = self.path_below_mounts(AGENT_SOCKET);
         self.agent.wait_ready(|| connect(&socket));
@@ -73,27 +71,15 @@ impl Node {
 
     /// Starts the agent as it was started before.
     pub fn launch_agent(&mut self) {
-        let mut command = match &self.agent_socket {
-            None => self.command("/opt/wharf"),
-            Some(listener) => {
-                let mut command = self.command("/bin/sh");
-                command.args(["-euc", ACTIVATED, "sh", "/opt/wharf"]);
-                let listener = listener.try_clone().expect("clone a socket");
-                command.stdin(Stdio::from(OwnedFd::from(listener)));
-                command
-            }
-        };
-        command.args([
-            "agent",
-            "--store",
-            STORE,
-            "--root",
-            AGENT_ROOT,
-            "--socket",
-            AGENT_SOCKET,
-        ]);
-        command.args(["--log-level", "info,wharf::snapshotter=debug"]);
-        command.args(&self.agent_arguments);
+        let mut command = self.command("env");
+        command.args(&self.agent_variables);
+        command.arg("WHARF_LOG_LEVEL=info,wharf::snapshotter=debug");
+        if let Some(listener) = &self.agent_socket {
+            command.args(["/bin/sh", "-euc", ACTIVATED, "sh"]);
+            let listener = listener.try_clone().expect("clone a socket");
+            command.stdin(Stdio::from(OwnedFd::from(listener)));
+        }
+        command.args(["/opt/wharf", "agent"]);
         self.agent.launch(command);
     }
 

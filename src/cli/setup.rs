@@ -1,0 +1,108 @@
+//! `wharf setup`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use url::Url;
+
+use crate::setup::{Installed, Order, Plan, Runtime};
+
+/// What runs the containers here, and where everything is.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --write nothing is changed: the changes are printed as a diff. What must be restarted \
+is said on stderr."
+)]
+pub(super) struct SetupArguments {
+    /// What runs this node's containers
+    #[arg(value_name = "RUNTIME")]
+    runtime: Runtime,
+    /// Change the files; what was there is kept once as FILE.wharf-backup
+    #[arg(long)]
+    write: bool,
+    /// Replace settings that contradict, such as another storage driver
+    #[arg(long)]
+    force: bool,
+    /// A mirror; several, the preferred one first
+    #[arg(
+        long = "mirror",
+        value_name = "URL",
+        env = "WHARF_MIRRORS",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:5000"
+    )]
+    mirrors: Vec<Url>,
+    /// Directory of the store on this node
+    #[arg(long, value_name = "DIR", env = "WHARF_STORE", default_value = "/mnt/wharf")]
+    store: PathBuf,
+    /// Directory of the agent's own snapshots
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WHARF_AGENT_ROOT",
+        default_value = "/var/lib/wharf-agent"
+    )]
+    root: PathBuf,
+    /// The agent's socket
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "WHARF_AGENT_SOCKET",
+        default_value = "/run/wharf/agent.sock"
+    )]
+    socket: PathBuf,
+    /// Directory of the configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc")]
+    etc: PathBuf,
+    /// Version of a new containerd configuration: 2 (containerd 1.6, 1.7) or 3 (2.x) [default: the one installed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=3))]
+    config_version: Option<u32>,
+}
+
+/// Prints the changes, or makes them.
+pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
+    let order = Order {
+        runtime: arguments.runtime,
+        mirrors: arguments.mirrors,
+        store: arguments.store,
+        root: arguments.root,
+        socket: arguments.socket,
+        program: std::env::current_exe().context("cannot tell where this program is")?,
+        etc: arguments.etc,
+        config_version: arguments.config_version,
+        force: arguments.force,
+    };
+    let plan = Plan::make(&order, &Installed::find())?;
+    let text = if arguments.write {
+        plan.write()?;
+        summary(&plan)
+    } else {
+        plan.diff()
+    };
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print the changes")?;
+    if plan.files.iter().all(|file| !file.is_change()) {
+        eprintln!("this node has all that it needs; nothing is to change");
+        return Ok(());
+    }
+    for note in &plan.notes {
+        eprintln!("* {note}");
+    }
+    Ok(())
+}
+
+fn summary(plan: &Plan) -> String {
+    let line = |file: &crate::setup::FileChange| match (file.is_change(), &file.before) {
+        (false, _) => format!("unchanged {}\n", file.path.display()),
+        (true, None) => format!("made      {}\n", file.path.display()),
+        (true, Some(_)) => format!(
+            "changed   {}, before: {}\n",
+            file.path.display(),
+            file.backup().display()
+        ),
+    };
+    plan.files.iter().map(line).collect()
+}

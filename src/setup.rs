@@ -1,0 +1,94 @@
+//! `wharf setup`: makes a node's runtime read layers from the store, by the files under `config/`.
+//!
+//! What a file needs is written down once, in `config/`; here it is merged into what the node has. Everything that
+//! was there stays, and what contradicts it is refused before anything is written, unless it is forced. Merging
+//! what was merged changes nothing. Services are restarted by who runs this, not by it.
+//!
+//! `template` fills in this node's paths, `toml` and `json` merge, `node` says which files a runtime needs, and
+//! `file` writes one.
+
+mod error;
+mod file;
+mod installed;
+mod json;
+mod node;
+mod template;
+mod toml;
+
+use std::path::PathBuf;
+
+use url::Url;
+
+pub use error::SetupError;
+pub use file::FileChange;
+pub use installed::{Installed, Version};
+
+/// What runs a node's containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runtime {
+    /// Docker on containerd: layers come from `wharf agent`
+    Docker,
+    /// containerd with Kubernetes (CRI): layers come from `wharf agent`
+    #[value(alias = "kubernetes")]
+    Containerd,
+    /// Podman, CRI-O, Buildah, skopeo: images come through the mirror
+    Podman,
+}
+
+/// What to set up, and where everything is.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub runtime: Runtime,
+    /// The mirrors, the preferred one first; without logins.
+    pub mirrors: Vec<Url>,
+    /// The store on this node.
+    pub store: PathBuf,
+    /// The agent's own directory.
+    pub root: PathBuf,
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// The `wharf` that is to run as the agent.
+    pub program: PathBuf,
+    /// The directory of configurations: `/etc`.
+    pub etc: PathBuf,
+    /// The version of containerd's configuration, for a new file; found out if it is not given.
+    pub config_version: Option<u32>,
+    /// Whether a setting that contradicts is replaced instead of refused.
+    pub force: bool,
+}
+
+/// What has to be changed on a node; nothing has been yet.
+#[derive(Debug)]
+pub struct Plan {
+    /// Every file that the runtime needs, also those that are right already.
+    pub files: Vec<FileChange>,
+    /// What the operator must know, and do.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Compares what the node has with what it needs.
+    ///
+    /// # Errors
+    /// Fails, with the file, the setting and the remedy, if something is there that cannot be merged, and with the
+    /// reason if the runtime that is installed cannot read layers from a store.
+    pub fn make(order: &Order, installed: &Installed) -> Result<Self, SetupError> {
+        node::plan(order, installed)
+    }
+
+    /// Returns the changes as a unified diff, which is empty if the node has all it needs.
+    pub fn diff(&self) -> String {
+        self.files.iter().map(FileChange::diff).collect()
+    }
+
+    /// Writes each file that changes, whole or not at all, and keeps what was there before in `<file>.wharf-backup`.
+    ///
+    /// # Errors
+    /// Any errno, with the path. Files before it are written.
+    pub fn write(&self) -> Result<(), SetupError> {
+        self.files.iter().try_for_each(FileChange::write)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Why a node cannot be set up.
+
+use std::path::PathBuf;
+
+use crate::fs::FsError;
+
+/// A node cannot be set up as it is; nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A file is not what it should be.
+    #[error("{} cannot be read as {format}; mend it first: {reason}", .path.display())]
+    Invalid {
+        path: PathBuf,
+        format: &'static str,
+        reason: String,
+    },
+    /// A file sets something else already.
+    #[error(
+        "{} sets {key} to {found}, and wharf needs {wanted}; change it there, or replace it with --force",
+        .path.display()
+    )]
+    Conflict {
+        path: PathBuf,
+        key: String,
+        found: String,
+        wanted: String,
+    },
+    /// An imported file, which wins over the one that imports it, sets something else.
+    #[error(
+        "{} sets {key} to {found}, and wharf needs {wanted}; change it there, as imported files win",
+        .path.display()
+    )]
+    Imported {
+        path: PathBuf,
+        key: String,
+        found: String,
+        wanted: String,
+    },
+    /// The agent's socket is elsewhere already.
+    #[error(
+        "{} listens on {found}, and containerd is to ask {wanted}; change it there, or name that path (--socket PATH)",
+        .path.display()
+    )]
+    Socket {
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
+    /// A file that is wholly wharf's says something else.
+    #[error("{} is there and says something else; move it away, or replace it with --force", .path.display())]
+    Occupied { path: PathBuf },
+    /// containerd refuses mirrors in its own file beside `config_path`.
+    #[error(
+        "{} sets {key}, which containerd refuses beside config_path; write those hosts as hosts.toml below \
+         /etc/containerd/certs.d and remove it",
+        .path.display()
+    )]
+    OldMirrors { path: PathBuf, key: String },
+    /// containerd's file switches Kubernetes' interface off.
+    #[error("{} switches CRI off; remove {plugin:?} from disabled_plugins", .path.display())]
+    CriDisabled { path: PathBuf, plugin: String },
+    /// containerd's file has a version that these settings cannot be said in.
+    #[error(
+        "{} has no `version`, or 1; convert it first (`containerd config migrate`), as Kubernetes' settings have \
+         other names there",
+        .path.display()
+    )]
+    OldConfig { path: PathBuf },
+    /// Nothing says which version a new file should have.
+    #[error(
+        "cannot run `containerd --version`; say which file it needs: --config-version 2 (1.6, 1.7) or 3 (2.x)"
+    )]
+    NoContainerd,
+    /// Docker's own store of layers cannot be made to read others.
+    #[error(
+        "Docker {0} cannot read layers from a store: it needs 25 or newer; this one can use the mirror alone \
+         (config/daemon.json)"
+    )]
+    OldDocker(super::Version),
+    /// A path that the files cannot name.
+    #[error(
+        "{0:?} cannot be written into the files: use an absolute path of letters, digits and . _ - + @ /"
+    )]
+    Path(PathBuf),
+    /// A URL that the clients refuse.
+    #[error("{0} cannot be a mirror's address in the files: write http://HOST:PORT or https://HOST:PORT")]
+    Mirror(String),
+}

@@ -1,0 +1,122 @@
+//! The agent's own files: what it is told, and its units.
+
+use std::path::Path;
+
+use super::{FileChange, Filling, Order, SetupError, read};
+use crate::setup::template;
+
+/// Returns the environment file and the units. A unit that is there is its operator's, and stays.
+pub(super) fn files(order: &Order, filling: &Filling) -> Result<Vec<FileChange>, SetupError> {
+    let units = order.etc.join("systemd/system");
+    let socket = filling.fill(template::AGENT_SOCKET, "");
+    let service = filling.fill(template::AGENT_SERVICE, "");
+    Ok(vec![
+        environment(
+            &order.etc.join("wharf/agent.env"),
+            &filling.fill(template::AGENT_ENV, ","),
+            order.force,
+        )?,
+        socket_unit(&units.join("wharf-agent.socket"), socket)?,
+        unit(&units.join("wharf-agent.service"), service)?,
+    ])
+}
+
+/// Says how the agent is started.
+pub(super) fn start() -> Vec<String> {
+    vec![
+        "mount the store on this node, read-only (nosuid,nodev)".to_owned(),
+        "then: systemctl daemon-reload && systemctl enable --now wharf-agent.socket wharf-agent.service"
+            .to_owned(),
+        "the agent reads its settings at its start: systemctl restart wharf-agent if they changed".to_owned(),
+    ]
+}
+
+fn unit(path: &Path, wanted: String) -> Result<FileChange, SetupError> {
+    let before = read(path)?;
+    let after = before.clone().unwrap_or(wanted);
+    Ok(FileChange {
+        path: path.to_owned(),
+        before,
+        after,
+    })
+}
+
+/// The same, but the path must be the one that containerd is told.
+fn socket_unit(path: &Path, wanted: String) -> Result<FileChange, SetupError> {
+    let stream = |text: &str| setting(text, "ListenStream").map(str::to_owned);
+    let change = unit(path, wanted.clone())?;
+    match (stream(&change.after), stream(&wanted)) {
+        (found, wanted) if found == wanted => Ok(change),
+        (found, wanted) => Err(SetupError::Socket {
+            path: path.to_owned(),
+            found: found.unwrap_or_else(|| "nothing".to_owned()),
+            wanted: wanted.unwrap_or_default(),
+        }),
+    }
+}
+
+/// Adds the variables that are missing, below what is there.
+fn environment(path: &Path, wanted: &str, force: bool) -> Result<FileChange, SetupError> {
+    let before = read(path)?;
+    let Some(found) = &before else {
+        return Ok(FileChange {
+            path: path.to_owned(),
+            before,
+            after: wanted.to_owned(),
+        });
+    };
+    let mut after = found.clone();
+    for (name, value) in wanted.lines().filter_map(variable) {
+        match setting(&after, name) {
+            Some(old) if old == value => {}
+            Some(_) if force => after = with_value(&after, name, value),
+            Some(old) => {
+                return Err(SetupError::Conflict {
+                    path: path.to_owned(),
+                    key: name.to_owned(),
+                    found: shown(name, old),
+                    wanted: value.to_owned(),
+                });
+            }
+            None => {
+                if !after.is_empty() && !after.ends_with('\n') {
+                    after.push('\n');
+                }
+                after.push_str(&format!("{name}={value}\n"));
+            }
+        }
+    }
+    Ok(FileChange {
+        path: path.to_owned(),
+        before,
+        after,
+    })
+}
+
+/// Replaces every value of a variable, and nothing else.
+fn with_value(text: &str, name: &str, value: &str) -> String {
+    let line = |line: &str| match variable(line) {
+        Some((key, _)) if key.trim() == name => format!("{name}={value}\n"),
+        Some(_) | None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+fn variable(line: &str) -> Option<(&str, &str)> {
+    line.split_once('=').filter(|(name, _)| !name.starts_with('#'))
+}
+
+/// Returns what a unit or an environment file sets last.
+fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let value = |(key, value): (&str, &'a str)| (key.trim() == name).then_some(value.trim());
+    text.lines().rev().filter_map(variable).find_map(value)
+}
+
+/// A value as an error may show it: a mirror's URL may have a login.
+fn shown(name: &str, value: &str) -> String {
+    if name == "WHARF_MIRRORS" && value.contains('@') {
+        "URLs with a login".to_owned()
+    } else {
+        value.to_owned()
+    }
+}

@@ -1,0 +1,81 @@
+//! What `wharf setup` writes, as every containerd reads it: also the files that Debian and containerd itself make.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::mirror::wharf;
+use crate::support::process::{bound_command, run, run_ok};
+use crate::support::suite::Suite;
+
+/// Runs a suite's containerd where `dir` is `/mnt`, and returns what it prints.
+fn containerd(suite: Suite, dir: &Path, arguments: &str) -> String {
+    let tree = suite.tree();
+    let script = format!("mount --bind \"$2\" \"$1/mnt\" && exec chroot \"$1\" containerd {arguments} 2>&1");
+    let mut command = bound_command("unshare");
+    command.args(["--mount", "--", "/bin/sh", "-euc", &script, "sh"]);
+    command.arg(tree).arg(dir);
+    run_ok(command)
+}
+
+/// Puts programs that say they are the suite's before those of this machine.
+fn say_versions(bin: &Path, containerd: &str) {
+    fs::create_dir(bin).expect("make a directory");
+    for (name, version) in [
+        ("containerd", containerd),
+        ("dockerd", "Docker version 28.5.2, build 1"),
+    ] {
+        let path = bin.join(name);
+        fs::write(&path, format!("#!/bin/sh\necho '{version}'\n")).expect("write a script");
+        let mut command = bound_command("chmod");
+        command.arg("755").arg(&path);
+        run_ok(command);
+    }
+}
+
+fn assert_read(suite: Suite, before: &str, runtime: &str) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let etc = directory.path().join("etc");
+    let config = etc.join("containerd/config.toml");
+    fs::create_dir_all(etc.join("containerd")).expect("make a directory");
+    fs::write(&config, before).expect("write a file");
+    let bin = directory.path().join("bin");
+    say_versions(&bin, &containerd(suite, directory.path(), "--version"));
+    let mut command = wharf();
+    command
+        .arg("setup")
+        .arg(runtime)
+        .arg("--write")
+        .arg("--etc")
+        .arg(&etc);
+    command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
+    let ended = run(command);
+    assert!(ended.status.success(), "{ended:?}");
+
+    let read = containerd(suite, &etc, "--config /mnt/containerd/config.toml config dump");
+    let what = format!("{suite:?}, {runtime}, from:\n{before}\nread:\n{read}");
+    // Also what it does not know: it warns of that, and goes on without.
+    let has = |key: &str, value: &str| {
+        read.lines()
+            .filter_map(|line| line.trim().split_once(" = "))
+            .any(|(name, found)| name == key && found.trim_matches(['"', '\'']) == value)
+    };
+    assert!(has("address", "/run/wharf/agent.sock"), "{what}");
+    if runtime == "containerd" {
+        assert!(has("snapshotter", "wharf"), "{what}");
+        assert!(has("config_path", "/etc/containerd/certs.d"), "{what}");
+    }
+}
+
+#[test]
+fn every_containerd_reads_what_setup_wrote() {
+    let debian = include_str!("../../src/setup/fixtures/containerd-debian.toml");
+    for suite in [Suite::Host, Suite::Trixie, Suite::Forky] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let default = containerd(suite, directory.path(), "config default");
+        for before in ["", debian, &default] {
+            for runtime in ["docker", "containerd"] {
+                assert_read(suite, before, runtime);
+            }
+        }
+    }
+}
