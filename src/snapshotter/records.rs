@@ -182,7 +182,7 @@ impl Records {
     }
 
     /// Returns what snapshots lie on and is not known.
-    pub(super) fn lost(&self) -> Vec<String> {
+    pub(super) fn lost_parents(&self) -> Vec<String> {
         let set = self.set();
         let parents = set.by_name.values().filter_map(|record| record.parent.as_ref());
         parents
@@ -291,7 +291,7 @@ mod tests {
         for record in &records {
             assert_eq!(opened.get(&record.name).as_ref(), Some(record));
         }
-        assert_eq!(opened.lost(), ["sha256:layer"]);
+        assert_eq!(opened.lost_parents(), ["sha256:layer"]);
         assert_eq!(opened.new_id(), 6);
         // Begun, and not told to sled.
         let committed = Record {

@@ -276,11 +276,6 @@ impl Inner {
     }
 }
 
-/// Returns the stack of a lost layer of the store, by its name.
-pub(super) fn chain_of_lost(name: &str) -> Option<ChainId> {
-    name.parse::<SharedName>().ok().map(|name| name.chain_id)
-}
-
 /// Returns the nearest local snapshot at or below a committed one.
 fn base_of(record: &Record) -> Option<String> {
     match &record.place {

@@ -20,7 +20,6 @@ use super::mounts::{self, Stack};
 use super::proto::types::Mount;
 use super::record::{Kind, Place, Record, SharedLayer, Usage};
 use super::records::{OpenRecordsError, Records};
-use super::shared::chain_of_lost;
 use crate::agent::mirrors::Mirrors;
 use crate::agent::references::References;
 use crate::oci::{ChainId, Digest};
@@ -368,16 +367,13 @@ impl Inner {
         Ok(self.directories.clear()?)
     }
 
-    /// Says what this node uses of the store, as its records know it.
-    pub(super) fn state_references(&self) {
+    /// Says what this node uses of the store, as its records know it, and these blobs.
+    pub(super) fn state_references(&self, mut blobs: BTreeSet<Digest>) {
         self.uses_are_known.store(true, Ordering::Release);
         let shared = self.records.shared();
-        let mut layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
-        layers.extend(self.records.lost().iter().filter_map(|name| chain_of_lost(name)));
-        let blobs: BTreeSet<Digest> = shared
-            .iter()
-            .filter_map(|record| record.shared()?.blob.clone())
-            .collect();
+        let layers: BTreeSet<ChainId> = shared.iter().filter_map(Record::chain_id).collect();
+        let known_blobs = shared.iter().filter_map(|record| record.shared()?.blob.clone());
+        blobs.extend(known_blobs);
         self.references.set(layers, blobs);
     }
 

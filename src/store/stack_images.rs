@@ -78,7 +78,10 @@ mod tests {
         let dir = store.layout().chain_form(&chain_id, IMAGES);
         let torn = dir.join(file_name(&digest("a whole name")));
         std::fs::write(&torn, "ghcr.io/a/b").unwrap();
-        assert_eq!(store.images_with(&chain_id).unwrap(), std::slice::from_ref(&image));
+        assert_eq!(
+            store.images_with(&chain_id).unwrap(),
+            std::slice::from_ref(&image)
+        );
         std::fs::remove_file(&torn).unwrap();
         for number in 0..2 * MAX_IMAGES {
             let image = format!("docker.io/library/x{number}@{}", digest("m"));
