@@ -19,7 +19,7 @@ use crate::support::mirror::WHARF;
 
 /// The image's layers of many small files; one with Python and one with a large file lie on them.
 const LAYERS: u64 = 4;
-const FILES_A_LAYER: u64 = 3_000;
+const FILES_A_LAYER: u64 = 1_000;
 
 /// Does WORK twice in a new overlay of LOWER, cold and warm, and prints the nanoseconds of each.
 ///
