@@ -71,18 +71,26 @@ fn code<T: std::fmt::Debug>(result: Result<T, tonic::Status>) -> Code {
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// Mounts as runc would.
+    /// Mounts as containerd does: mount(2) cuts options beyond a page without a word, so that it names lower
+    /// directories from the one that they lie in.
     fn new(at: &Path, mounts: &[wharf::snapshotter::proto::types::Mount]) -> Self {
         let [mount] = mounts else { panic!("{mounts:?}") };
         std::fs::create_dir_all(at).expect("a mount point");
-        let options = mount.options.join(",");
-        let kind = if mount.r#type == "bind" {
-            "--bind".to_owned()
-        } else {
-            format!("-t {}", mount.r#type)
-        };
+        let mut options = mount.options.join(",");
+        let mut kind = "--bind".to_owned();
+        let mut from = PathBuf::from("/");
+        if mount.r#type != "bind" {
+            kind = format!("-t {}", mount.r#type);
+            let lower = option(mounts, "lowerdir");
+            let first = Path::new(lower.split(':').next().expect("a lower directory"));
+            from = first.parent().expect("a directory").to_owned();
+            let short = lower.replace(&format!("{}/", from.display()), "");
+            options = options.replace(lower, &short);
+        }
+        assert!(options.len() < 4096, "options that mount(2) would cut: {options}");
         shell(&format!(
-            "mount {kind} -o '{options}' '{}' '{}'",
+            "cd '{}' && mount {kind} -o '{options}' '{}' '{}'",
+            from.display(),
             mount.source,
             at.display()
         ));
