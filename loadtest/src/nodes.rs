@@ -51,7 +51,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Report> {
         for _ in 0..arguments.rounds {
             for (system, all) in [(System::Wharf, &mut wharf), (System::Registry, &mut cache)] {
                 let cluster = Cluster::start(system, arguments.on.kind(), registry.address)?;
-                all.push(measure(&cluster, nodes)?);
+                let measured = measure(&cluster, nodes)?;
+                eprintln!(
+                    "{nodes} nodes, {}: new {:.1} s, known {:.1} s",
+                    system.name(),
+                    measured.new.seconds,
+                    measured.known.seconds
+                );
+                all.push(measured);
             }
         }
         compare(&mut report, nodes, &wharf, &cache);
