@@ -11,6 +11,7 @@
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
 //! | `materialise` | brings one layer into the store for a node that misses it |
 //! | `last_use` | notes when an image was last used |
+//! | `published` | whether a layer is on the store, and its record right |
 //! | `pull` | brings an image into the store though no client asks |
 //! | `report` | how far an image is, in the words of the API |
 //! | `listing` | tags, referrers, the catalog |
@@ -31,6 +32,7 @@ mod manifest;
 mod materialise;
 mod membership;
 mod negative;
+mod published;
 mod pull;
 mod report;
 mod tail;

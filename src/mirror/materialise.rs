@@ -1,15 +1,16 @@
 //! Brings one layer to the store for a node that misses it, and tells how far it is.
 //!
 //! A node knows a layer by its ChainID, and often not by more. Which image has it is told by the wish, by the
-//! images on their way, or by what the store remembers of the manifests that mirrors have served. A record
-//! whose directory somebody has removed is taken away first: it would keep the layer from being extracted again.
+//! images on their way, or by what the store remembers of the manifests that mirrors have served.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::image::{Image, Layer, LayerStage};
+use super::published::LOOK_AGAIN;
 use super::{Inner, Mirror};
 use crate::api::{LayerAnswer, LayerState, LayerWish, NodeAnswer, NodeId, NodeStatement};
 use crate::fs::FsError;
@@ -27,9 +28,6 @@ const MAX_STACKS: usize = 16 << 10;
 /// How many images are tried for one wish.
 const MAX_IMAGES: usize = 4;
 
-/// After what time a directory that is not there is looked for again: another node's rename is seen sooner.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
 /// Which image has a stack, of the images that this process has brought.
 pub(super) struct StackImages(Cache<ChainId, ImageName>);
 
@@ -37,15 +35,6 @@ impl StackImages {
     pub(super) fn new() -> Self {
         Self(Cache::new(MAX_STACKS))
     }
-}
-
-/// What the store has of a stack's topmost layer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum OnStore {
-    Ready,
-    /// Its record, and not its directory.
-    DirectoryGone,
-    NotThere,
 }
 
 impl Mirror {
@@ -139,21 +128,9 @@ impl Inner {
         });
     }
 
-    /// Tells whether all that is wished for is there; takes away a record whose directory is gone.
+    /// Tells whether all that is wished for is there.
     async fn is_ready(&self, wish: &LayerWish) -> Result<bool, FsError> {
-        let mut found = self.look_for(&wish.chain_id).await?;
-        if found == OnStore::DirectoryGone {
-            sleep(LOOK_AGAIN).await;
-            found = self.look_for(&wish.chain_id).await?;
-        }
-        if found == OnStore::DirectoryGone {
-            tracing::warn!(
-                chain_id = %wish.chain_id,
-                "the directory of a published layer was removed; its record goes too, and it is extracted again"
-            );
-            let chain_id = wish.chain_id.clone();
-            self.on_store(move |store| store.forget_chain(&chain_id)).await?;
-        }
+        let has_layer = self.is_published(&wish.chain_id).await?;
         let has_blob = match wish.blob.clone() {
             Some(blob) => self
                 .on_store(move |store| store.stat_blob(&blob))
@@ -161,17 +138,7 @@ impl Inner {
                 .is_some(),
             None => true,
         };
-        Ok(found == OnStore::Ready && has_blob)
-    }
-
-    async fn look_for(&self, chain_id: &ChainId) -> Result<OnStore, FsError> {
-        let chain_id = chain_id.clone();
-        self.on_store(move |store| match store.chain(&chain_id)? {
-            None => Ok(OnStore::NotThere),
-            Some(record) if store.has_layer(&record.layer_id)? => Ok(OnStore::Ready),
-            Some(_) => Ok(OnStore::DirectoryGone),
-        })
-        .await
+        Ok(has_layer && has_blob)
     }
 
     /// Returns images that may have the layer, the likeliest first.
@@ -186,12 +153,7 @@ impl Inner {
     }
 
     /// Waits for a layer of an image that is on its way.
-    async fn layer_of(
-        self: &std::sync::Arc<Self>,
-        image: &std::sync::Arc<Image>,
-        wish: &LayerWish,
-        until: Instant,
-    ) -> LayerAnswer {
+    async fn layer_of(self: &Arc<Self>, image: &Arc<Image>, wish: &LayerWish, until: Instant) -> LayerAnswer {
         let Ok(links) = timeout_at(until, image.links()).await else {
             return answer(LayerState::Running, None);
         };
@@ -203,10 +165,10 @@ impl Inner {
             ));
         };
         match timeout_at(until, layer.ended()).await {
-            Ok(LayerStage::Published) => match self.look_for(&wish.chain_id).await {
-                Ok(OnStore::Ready) => {}
+            Ok(LayerStage::Published) => match self.is_published(&wish.chain_id).await {
+                Ok(true) => {}
                 // It was removed after it was published; who asks again has it brought again.
-                Ok(OnStore::DirectoryGone | OnStore::NotThere) => {
+                Ok(false) => {
                     sleep(LOOK_AGAIN).await;
                     return running(layer);
                 }
@@ -223,23 +185,14 @@ impl Inner {
     }
 
     /// Waits for a blob of an image whose layer is there, and may have come from another blob.
-    async fn blob_of(
-        self: &std::sync::Arc<Self>,
-        image: &Image,
-        blob: &Digest,
-        until: Instant,
-    ) -> LayerAnswer {
+    async fn blob_of(self: &Arc<Self>, image: &Image, blob: &Digest, until: Instant) -> LayerAnswer {
         let Some(layer) = image.layers().iter().find(|layer| layer.blob.digest == *blob) else {
             return failed(format!(
                 "{}@{} does not have the blob {blob}",
                 image.repository, image.digest
             ));
         };
-        let (inner, repository, wanted) = (
-            std::sync::Arc::clone(self),
-            image.repository.clone(),
-            layer.blob.clone(),
-        );
+        let (inner, repository, wanted) = (Arc::clone(self), image.repository.clone(), layer.blob.clone());
         // A task, so that it goes on if the asker leaves.
         let filling = tokio::spawn(async move {
             let turns = inner.turns(&repository.host);

@@ -85,7 +85,7 @@ impl LayerTask {
 
     /// Publishes the layer on its stack; keeps the turn while it is looked for.
     async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
-        if self.is_published().await? {
+        if self.mirror.is_published(&self.link().chain_id).await? {
             return Ok(());
         }
         let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
@@ -113,25 +113,6 @@ impl LayerTask {
             for_whom = ForWhom::ThisStack;
         }
         Err(last)
-    }
-
-    /// Tells whether the layer is there already; a record whose directory somebody has removed is taken away.
-    async fn is_published(&self) -> Result<bool, LayerError> {
-        let (store, chain_id) = (self.mirror.store.clone(), self.link().chain_id.clone());
-        let path = store.chain_path(&chain_id);
-        let found = self.mirror.disk.run("read", &path, move || {
-            let Some(record) = store.chain(&chain_id)? else {
-                return Ok(false);
-            };
-            let is_there = store.has_layer(&record.layer_id)?;
-            if !is_there {
-                tracing::warn!(%chain_id, "the directory of a published layer was removed; it is extracted again");
-                store.forget_chain(&chain_id)?;
-            }
-            Ok(is_there)
-        });
-        let found = found.await;
-        Ok(found.inspect_err(|error| self.mirror.note_store_error(error))?)
     }
 
     /// Returns the record of another stack whose directory will do.
