@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 
 use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
-use crate::snapshotter::{Bounds, ContentStore, Parts, Records, Service, Snapshots, StoreLayers};
+use crate::snapshotter::{Bounds, ContentStore, Parts, Service, Snapshots, StoreLayers};
 use mirrors::{MirrorUrl, Mirrors};
 use references::References;
 
@@ -120,8 +120,6 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
     tokio::spawn(async move { watched.check().await });
     let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
-        records_are_new: !db.was_recovered(),
-        records: Records::open(root, &db)?,
         layers,
         references: References::open(root, mirrors.clone())?,
         mirrors,
@@ -131,7 +129,7 @@ fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
             reference_wait: REFERENCE_WAIT,
         },
     };
-    Ok(Snapshots::new(root, parts)?)
+    Ok(Snapshots::open(root, &db, parts)?)
 }
 
 /// How long a call waits until a mirror has written down what it uses: with containerd's locks held.

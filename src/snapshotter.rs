@@ -52,6 +52,6 @@ pub mod proto {
 pub use content::ContentStore;
 pub use error::SnapshotError;
 pub use layers::StoreLayers;
-pub use records::{OpenRecordsError, Records};
+pub use records::OpenRecordsError;
 pub use service::Service;
 pub use snapshots::{Bounds, Parts, Snapshots};

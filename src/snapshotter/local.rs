@@ -106,7 +106,8 @@ impl Directories {
         sync_dir(&dir)
     }
 
-    /// Returns the records that lie beside their snapshots; what has none is removed.
+    /// Returns the records that lie beside their snapshots; what has none loses its name, and goes with the next
+    /// [`Directories::clear`].
     pub(super) fn scan(&self) -> Result<Vec<Record>, FsError> {
         let mut records = Vec::new();
         for name in fs::list(&self.snapshots())? {

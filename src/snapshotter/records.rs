@@ -31,7 +31,7 @@ pub enum OpenRecordsError {
 }
 
 /// The records. Changing them blocks.
-pub struct Records {
+pub(super) struct Records {
     root: PathBuf,
     tree: sled::Tree,
     /// sled keeps nothing any more, and the log has said so.
@@ -72,16 +72,19 @@ impl Set {
 }
 
 impl Records {
-    /// Reads the records from sled and from the snapshots' directories below `root`.
+    /// Reads the records from sled and from beside the snapshots, whose directories are below `root`.
     ///
     /// # Errors
     /// Fails if either cannot be read or mended.
-    pub fn open(root: &Path, db: &sled::Db) -> Result<Self, OpenRecordsError> {
+    pub(super) fn open(
+        root: &Path,
+        directories: &Directories,
+        db: &sled::Db,
+    ) -> Result<Self, OpenRecordsError> {
         let failed = |source| OpenRecordsError::Sled {
             path: root.to_owned(),
             source,
         };
-        let directories = Directories::open(root)?;
         let tree = db.open_tree("snapshots").map_err(failed)?;
         let mut set = Set::default();
         let found: HashMap<u64, Record> = directories
@@ -287,7 +290,7 @@ mod tests {
             directories.create(record, own).unwrap();
         }
         let db = sled::Config::new().temporary(true).open().unwrap();
-        let opened = Records::open(root.path(), &db).unwrap();
+        let opened = Records::open(root.path(), &directories, &db).unwrap();
         for record in &records {
             assert_eq!(opened.get(&record.name).as_ref(), Some(record));
         }
@@ -300,12 +303,12 @@ mod tests {
             ..records[1].clone()
         };
         directories.rewrite(&committed).unwrap();
-        let opened = Records::open(root.path(), &db).unwrap();
+        let opened = Records::open(root.path(), &directories, &db).unwrap();
         assert_eq!(opened.get("moby/2/box"), None);
         assert_eq!(opened.get("moby/3/image"), Some(committed));
         // Removed, and not told to the disk's directory.
         directories.remove(5).unwrap();
-        let opened = Records::open(root.path(), &db).unwrap();
+        let opened = Records::open(root.path(), &directories, &db).unwrap();
         assert_eq!(opened.get("moby/3/image"), None);
         assert_eq!(opened.children("moby/1/init"), 0);
     }

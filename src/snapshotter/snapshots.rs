@@ -74,25 +74,24 @@ pub(super) struct Commit {
 
 /// The parts that snapshots are made of.
 pub struct Parts {
-    pub records: Records,
     pub layers: StoreLayers,
     pub mirrors: Mirrors,
     pub references: References,
     pub content: Option<ContentStore>,
     pub bounds: Bounds,
-    /// The records had to be made, so that what this node has of the store is to be found out.
-    pub records_are_new: bool,
 }
 
 impl Snapshots {
-    /// Puts this node's snapshots together, whose directories are below `root`; needs a running tokio.
+    /// Puts this node's snapshots together, whose directories are below `root` and records in `db` too; needs a
+    /// running tokio.
     ///
     /// # Errors
-    /// Fails if the directories cannot be made.
-    pub fn new(root: &Path, parts: Parts) -> Result<Self, OpenRecordsError> {
+    /// Fails if the directories cannot be made, or the records be read.
+    pub fn open(root: &Path, db: &sled::Db, parts: Parts) -> Result<Self, OpenRecordsError> {
+        let directories = Directories::open(root)?;
         let inner = Arc::new(Inner {
-            records: parts.records,
-            directories: Directories::open(root)?,
+            records: Records::open(root, &directories, db)?,
+            directories,
             layers: parts.layers,
             mirrors: parts.mirrors,
             references: parts.references,
@@ -104,7 +103,8 @@ impl Snapshots {
             clearing: Mutex::default(),
         });
         let snapshots = Self { inner };
-        snapshots.state_uses(parts.records_are_new);
+        // Records that had to be made know nothing of what this node has of the store.
+        snapshots.state_uses(!db.was_recovered());
         if snapshots.inner.content.is_some() {
             tokio::spawn(snapshots.clone().watch_links());
         }
