@@ -8,6 +8,7 @@ mod doctor;
 mod inspect;
 mod ls;
 mod mirror_argument;
+mod node_paths;
 mod nodes;
 mod pull;
 mod serve;

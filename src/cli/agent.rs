@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::mirror_argument::MirrorUrlParser;
+use super::node_paths::NodePaths;
 use crate::agent::mirrors::MirrorUrl;
 use crate::agent::{self, Settings};
 use crate::config::{Log, LogFormat};
@@ -17,27 +18,13 @@ pub(super) struct AgentArguments {
     /// Directory of the store on this node, which may be mounted read-only
     #[arg(long, value_name = "DIR", env = "WHARF_STORE")]
     store: PathBuf,
-    /// Directory of this node's own snapshots, on a local disk that overlayfs can have its upper directories on
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WHARF_AGENT_ROOT",
-        default_value = "/var/lib/wharf-agent"
-    )]
-    root: PathBuf,
-    /// Unix socket to serve containerd on
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "WHARF_AGENT_SOCKET",
-        default_value = "/run/wharf/agent.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    paths: NodePaths,
     /// A mirror of this store, such as `http://mirror:5000`; several, the preferred one first
     #[arg(
         long = "mirror",
         value_name = "URL",
-        value_parser = MirrorUrlParser,
+        value_parser = MirrorUrlParser::<MirrorUrl>::default(),
         env = "WHARF_MIRRORS",
         hide_env_values = true,
         value_delimiter = ',',
@@ -79,8 +66,8 @@ pub(super) fn run(arguments: AgentArguments) -> anyhow::Result<()> {
     let containerd = arguments.containerd.trim_start_matches("unix://");
     agent::run(&Settings {
         store: arguments.store,
-        root: arguments.root,
-        socket: arguments.socket,
+        root: arguments.paths.root,
+        socket: arguments.paths.socket,
         mirrors: arguments.mirrors,
         containerd: arguments.content_links.then(|| PathBuf::from(containerd)),
         prepare_wait: arguments.prepare_wait,

@@ -30,7 +30,7 @@ pub(super) struct PullArguments {
     #[arg(
         long = "mirror",
         value_name = "URL",
-        value_parser = MirrorUrlParser,
+        value_parser = MirrorUrlParser::<MirrorUrl>::default(),
         value_delimiter = ',',
         conflicts_with_all = ["config", "store", "index", "upstream"]
     )]

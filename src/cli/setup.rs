@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use clap::Args;
 use url::Url;
 
+use super::mirror_argument::MirrorUrlParser;
+use super::node_paths::NodePaths;
 use crate::setup::{Installed, Order, Plan, Runtime};
 
 /// What runs the containers here, and where everything is.
@@ -29,7 +31,9 @@ pub(super) struct SetupArguments {
     #[arg(
         long = "mirror",
         value_name = "URL",
+        value_parser = MirrorUrlParser::<Url>::default(),
         env = "WHARF_MIRRORS",
+        hide_env_values = true,
         value_delimiter = ',',
         default_value = "http://127.0.0.1:5000"
     )]
@@ -37,22 +41,8 @@ pub(super) struct SetupArguments {
     /// Directory of the store on this node
     #[arg(long, value_name = "DIR", env = "WHARF_STORE", default_value = "/mnt/wharf")]
     store: PathBuf,
-    /// Directory of the agent's own snapshots
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WHARF_AGENT_ROOT",
-        default_value = "/var/lib/wharf-agent"
-    )]
-    root: PathBuf,
-    /// The agent's socket
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "WHARF_AGENT_SOCKET",
-        default_value = "/run/wharf/agent.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    paths: NodePaths,
     /// Directory of the configurations
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
@@ -67,8 +57,8 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
         runtime: arguments.runtime,
         mirrors: arguments.mirrors,
         store: arguments.store,
-        root: arguments.root,
-        socket: arguments.socket,
+        root: arguments.paths.root,
+        socket: arguments.paths.socket,
         program: std::env::current_exe().context("cannot tell where this program is")?,
         etc: arguments.etc,
         config_version: arguments.config_version,
