@@ -46,6 +46,7 @@ use globset::GlobSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::api::{NodeAnswer, NodeId, NodeStatement};
 use crate::config::Config;
 use crate::flight::{Abandoned, Flights, Questions};
 use crate::fs::{Disk, FsError};
@@ -193,6 +194,17 @@ impl Mirror {
         let root = store.root().to_owned();
         self.inner.disk.run("stat", &root, move || store.check()).await
     }
+
+    /// Writes down what a node has in use.
+    ///
+    /// # Errors
+    /// Any errno, and that the store hangs.
+    pub async fn state_node(&self, id: &NodeId, statement: NodeStatement) -> Result<NodeAnswer, FsError> {
+        let id = id.clone();
+        self.inner
+            .on_store(move |store| store.state_node(&id, &statement))
+            .await
+    }
 }
 
 impl Inner {
@@ -228,6 +240,17 @@ impl Inner {
         timeout(UPSTREAM_WAIT, answer)
             .await
             .map_err(|_| MirrorError::Slow)??
+    }
+
+    /// Runs a call of the store within its deadline, and notes its failure.
+    async fn on_store<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Store) -> Result<T, FsError> + Send + 'static,
+    ) -> Result<T, FsError> {
+        let store = self.store.clone();
+        let root = store.root().to_owned();
+        let answer = self.disk.run("look into", &root, move || call(&store)).await;
+        answer.inspect_err(|error| self.note_store_error(error))
     }
 
     /// Counts and logs a failed call of the store.

@@ -12,11 +12,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::image::{Image, Layer, LayerStage};
 use super::published::LOOK_AGAIN;
 use super::{Inner, Mirror};
-use crate::api::{LayerAnswer, LayerState, LayerWish, NodeAnswer, NodeId, NodeStatement};
+use crate::api::{LayerAnswer, LayerState, LayerWish};
 use crate::fs::FsError;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, ChainLink, Digest, Platform, Reference, Repository};
-use crate::store::Store;
 use crate::telemetry::full_text;
 
 /// The longest that a request waits; a client asks again.
@@ -82,19 +81,6 @@ impl Mirror {
             }
         }
         last
-    }
-}
-
-impl Mirror {
-    /// Writes down what a node has in use.
-    ///
-    /// # Errors
-    /// Any errno, and that the store hangs.
-    pub async fn state_node(&self, id: &NodeId, statement: NodeStatement) -> Result<NodeAnswer, FsError> {
-        let id = id.clone();
-        self.inner
-            .on_store(move |store| store.state_node(&id, &statement))
-            .await
     }
 }
 
@@ -205,16 +191,6 @@ impl Inner {
             Ok(_) => failed("the mirror is to end".to_owned()),
             Err(_) => running(layer),
         }
-    }
-
-    pub(super) async fn on_store<T: Send + 'static>(
-        &self,
-        call: impl FnOnce(&Store) -> Result<T, FsError> + Send + 'static,
-    ) -> Result<T, FsError> {
-        let store = self.store.clone();
-        let root = store.root().to_owned();
-        let answer = self.disk.run("look into", &root, move || call(&store)).await;
-        answer.inspect_err(|error| self.note_store_error(error))
     }
 }
 
