@@ -11,6 +11,7 @@
 //!   tags/<host>/<repository>/_used/<digest>/<seconds>    an empty mark: this manifest was served then; the latest counts
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
+//!   layers/…                                     the rest of an additional image store of containers/storage (`image_store`)
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
 //!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
@@ -24,6 +25,7 @@
 mod blob;
 mod chain;
 mod format;
+mod image_store;
 mod layer;
 mod layout;
 mod node;
@@ -41,6 +43,7 @@ use std::thread::JoinHandle;
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
+pub use image_store::{Entry, EntryName, EntryTexts, LayerPlace};
 pub use layer::StagedLayer;
 pub use node::StatedNode;
 pub use record::{Record, Subject};
@@ -48,6 +51,7 @@ pub use reference::Reference;
 
 use crate::fs::{Abilities, FsError, missing_privileges, probe};
 use format::FormatFile;
+use image_store::ShortNames;
 use layout::Layout;
 use owner::WorkDir;
 
@@ -63,6 +67,8 @@ struct StoreInner {
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
+    /// Of layers, for containers/storage.
+    short_names: ShortNames,
     /// Removes what dead processes have left.
     clearing: Mutex<Option<JoinHandle<()>>>,
 }
@@ -104,6 +110,7 @@ impl Store {
                 work,
                 clearing,
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
@@ -143,6 +150,7 @@ impl Store {
                 work: None,
                 clearing: Mutex::default(),
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
