@@ -19,7 +19,7 @@ mod entry;
 mod list;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 pub use entry::{Entry, EntryName};
@@ -119,6 +119,11 @@ impl Store {
         Ok(self.write_entry(&name, entry)?)
     }
 
+    /// Removes the entry of a layer whose directory is gone.
+    pub(super) fn forget_layer(&self, layer_id: &LayerId) -> Result<(), FsError> {
+        fs::remove(&self.layout().entry(&EntryName::Layer(layer_id.clone())))
+    }
+
     /// Tells whether an entry is there.
     ///
     /// # Errors
@@ -139,11 +144,6 @@ impl Store {
             .map_err(|error| FsError::new("encode", &path, error.into()))?;
         staged.write(&[text])?;
         staged.publish(&path)
-    }
-
-    /// Returns the directory that nodes name in `additionalimagestores`.
-    pub fn image_store_path(&self) -> PathBuf {
-        self.layout().image_store()
     }
 
     /// Lets a layer have another's tar-split stream, if that has one: it depends on the content alone.
@@ -177,5 +177,150 @@ impl Store {
         let below = place.below.iter().map(|layer_id| self.short_name(layer_id));
         let below = below.collect::<Result<Vec<_>, _>>()?;
         dress::dress(dir, &name, &below, || self.stage())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::chain::chain;
+    use crate::oci::{Algorithm, DiffId, Digest};
+    use crate::store::blob::Compression;
+    use crate::unpack::{Compromises, Limits};
+
+    fn links(seeds: &[&str]) -> Vec<ChainLink> {
+        let digest = |seed: &&str| DiffId::new(Digest::of(Algorithm::Sha256, seed.as_bytes()));
+        chain(&seeds.iter().map(digest).collect::<Vec<_>>())
+    }
+
+    fn options() -> Options {
+        Options {
+            abilities: std::sync::Arc::default(),
+            writers: 2,
+            user_opaque: false,
+            limits: Limits {
+                max_layer_bytes: 1 << 20,
+                max_entries: 100,
+                max_zstd_window_bytes: 1 << 20,
+            },
+        }
+    }
+
+    fn record(link: &ChainLink, layer_id: &LayerId) -> ChainRecord {
+        ChainRecord {
+            layer_id: layer_id.clone(),
+            diff_id: link.diff_id.clone(),
+            parent: link.parent.clone(),
+            blob: Digest::of(Algorithm::Sha256, b"blob"),
+            blob_size_bytes: 4,
+            size_bytes: 5,
+            entries: 6,
+            tree_digest: "x".to_owned(),
+            compromises: Compromises::default(),
+            expanded: false,
+            root_is_implied: false,
+        }
+    }
+
+    fn complete(store: &Store, links: &[ChainLink], index: usize, directory: &LayerId) -> EntryName {
+        let place = LayerPlace::of(links, index);
+        let record = record(&links[index], directory);
+        let entry = Entry::of_layer(&place, &record, Compression::Gzip);
+        store.complete_layer(&place, &entry, &record, &options()).unwrap();
+        EntryName::Layer(place.layer_id)
+    }
+
+    fn publish(store: &Store, links: &[ChainLink], index: usize) -> EntryName {
+        let staged = store.stage_layer().unwrap();
+        std::fs::create_dir(staged.diff().join("dir")).unwrap();
+        std::fs::write(
+            staged.diff().join("dir/file"),
+            &links[index].layer_id.as_str()[..4],
+        )
+        .unwrap();
+        store.dress_layer(&staged, &LayerPlace::of(links, index)).unwrap();
+        store.publish_layer(staged, &links[index].layer_id).unwrap();
+        complete(store, links, index, &links[index].layer_id)
+    }
+
+    fn entries(store: &Store) -> EntryTexts {
+        let names = store.entry_names().unwrap().into_iter();
+        names
+            .filter_map(|name| {
+                store
+                    .read_or_remove_entry(&name)
+                    .unwrap()
+                    .map(|text| (name, text))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_layer_has_beside_it_what_leads_to_the_layers_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let links = links(&["a", "b", "c"]);
+        (0..3).for_each(|index| drop(publish(&store, &links, index)));
+        let overlay = dir.path().join("layers/overlay");
+        let read = |index: usize, name: &str| {
+            std::fs::read_to_string(overlay.join(links[index].layer_id.as_str()).join(name)).unwrap()
+        };
+        let names: Vec<String> = (0..3).map(|index| read(index, "link")).collect();
+        assert_eq!(read(2, "lower"), format!("l/{}:l/{}", names[1], names[0]));
+        assert_eq!(read(1, "lower"), format!("l/{}", names[0]));
+        for (index, name) in names.iter().enumerate() {
+            let layer = overlay.join(links[index].layer_id.as_str());
+            let diff = layer.join("diff").canonicalize().unwrap();
+            assert_eq!(overlay.join("l").join(name).canonicalize().unwrap(), diff);
+            assert!(layer.join("merged").is_dir() && layer.join("work").is_dir());
+            assert_eq!(layer.join("lower").exists(), index > 0);
+            assert_eq!(layer.join("empty").exists(), index == 0);
+        }
+    }
+
+    #[test]
+    fn a_layer_of_another_stack_gets_a_directory_that_shares_the_files() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let (one, two) = (links(&["a", "b"]), links(&["c", "b"]));
+        publish(&store, &one, 1);
+        let name = complete(&store, &two, 1, &one[1].layer_id);
+        let file = |link: &ChainLink| store.layer_path(&link.layer_id).join("dir/file");
+        let inode = |link: &ChainLink| std::fs::metadata(file(link)).unwrap().ino();
+        assert_eq!(inode(&one[1]), inode(&two[1]));
+        let text = store.read_entry(&name).unwrap().unwrap();
+        assert!(text.contains(two[0].layer_id.as_str()), "{text}");
+    }
+
+    #[test]
+    fn the_list_follows_from_the_entries_and_a_damaged_one_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.prepare_image_store().unwrap();
+        let token = || std::fs::read(dir.path().join("layers/overlay-layers/layers.lock")).unwrap();
+        assert!(store.lists(&EntryTexts::new()).unwrap());
+        let links = links(&["a", "b"]);
+        let names = [publish(&store, &links, 0), publish(&store, &links, 1)];
+        let (all, before) = (entries(&store), token());
+        assert!(!store.lists(&all).unwrap());
+        let identity = store.write_layer_list(&all).unwrap();
+        assert!(identity.is_some() && store.layer_list_identity().unwrap() == identity);
+        assert!(store.lists(&all).unwrap());
+        assert!(before.len() == 64 && token().len() == 64 && token() != before);
+        let list = std::fs::read(store.layer_list_path()).unwrap();
+        let list: Vec<serde_json::Value> = serde_json::from_slice(&list).unwrap();
+        assert_eq!(list.len(), 2);
+
+        let path = dir.path().join("layers/entries").join(names[0].to_string());
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(store.read_entry(&names[0]).unwrap_err().operation(), "decode");
+        assert_eq!(entries(&store).len(), 1);
+        complete(&store, &links, 0, &links[0].layer_id);
+        assert_eq!(entries(&store).len(), 2);
+        std::fs::write(store.layer_list_path(), "[{").unwrap();
+        assert!(!store.lists(&entries(&store)).unwrap());
+        store.forget_layer(&links[0].layer_id).unwrap();
+        assert_eq!(entries(&store).len(), 1);
     }
 }
