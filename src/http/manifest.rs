@@ -49,7 +49,7 @@ pub(super) async fn answer(
     }
     let awaited = |reader| match reader {
         Reader::Snapshotter => mirror.publishing(&scope.repository, &served),
-        Reader::ImageStore => mirror.listing(&scope.repository, &served),
+        Reader::ImageStore => mirror.listing(&scope.repository, &served, address),
     };
     let bytes = served.bytes.clone();
     let body = app

@@ -9,15 +9,17 @@
 //! again if an entry lacks; the last to look has listed all that was there before. Nothing of this is needed for a right
 //! answer: a layer that is not listed is fetched from the mirror as a blob.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
-use super::Inner;
-use crate::fs::{FileIdentity, FsError, Kind, Mount, Place};
+use super::{Inner, Mirror};
+use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
+use crate::fs::{FileIdentity, FsError, Kind, Mount, Place, random_name};
 use crate::store::{EntryName, EntryTexts, Store};
 
 /// How often it is looked whether the list is still the one that this mirror knows.
@@ -35,8 +37,22 @@ const MAX_REWRITES: usize = 8;
 /// How late another node sees that a file was replaced, where its attributes are kept for a second (facts/dfs.md 2c).
 const NETWORK_LAG: Duration = Duration::from_millis(1100);
 
+/// The longest that a node's question waits.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// How many nodes are remembered before those that have left are forgotten.
+const MAX_NODES: usize = 4096;
+
+/// How long a node is waited for that keeps a list of its own, until its list has what the store's has.
+const NODE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a node that does not ask at the moment is still believed to do so soon.
+const NODE_PAUSE: Duration = Duration::from_secs(5);
+
 /// The list of layers as this mirror knows it.
 pub(super) struct ImageStore {
+    /// Names this process to nodes.
+    process: String,
     wanted: Notify,
     listed: Mutex<HashSet<EntryName>>,
     /// Counts the lists that this process has seen to be whole.
@@ -45,6 +61,24 @@ pub(super) struct ImageStore {
     lag: Duration,
     /// When the last one was written.
     written_at: Mutex<Option<Instant>>,
+    /// The nodes that keep a list of their own, by their addresses.
+    nodes: watch::Sender<HashMap<IpAddr, Node>>,
+}
+
+/// A node that keeps a list of its own.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// Its list has what this process had counted so.
+    have: u64,
+    /// How many of its questions wait.
+    asking: usize,
+    seen_at: Instant,
+}
+
+impl Node {
+    fn is_there(&self) -> bool {
+        self.asking > 0 || self.seen_at.elapsed() < NODE_PAUSE
+    }
 }
 
 /// What the task that keeps the list remembers.
@@ -64,11 +98,13 @@ impl ImageStore {
             Err(_) => NETWORK_LAG,
         };
         Self {
+            process: random_name(),
             wanted: Notify::new(),
             listed: Mutex::default(),
             sequence: watch::Sender::new(0),
             lag,
             written_at: Mutex::default(),
+            nodes: watch::Sender::default(),
         }
     }
 
@@ -83,20 +119,98 @@ impl ImageStore {
         names.iter().all(|name| listed.contains(name))
     }
 
-    /// Waits until all these are listed, and another node can see it.
+    /// Waits until all these are listed.
     pub(super) async fn listed(&self, names: &[EntryName]) {
         let mut sequence = self.sequence.subscribe();
         self.want();
         // The sender is this one's own.
         let _ = sequence.wait_for(|_| self.lists(names)).await;
+    }
+
+    /// Waits until the node at this address can see what is listed now.
+    ///
+    /// Its own list if it keeps one, and tells; else the store's, which is seen late on some file systems.
+    pub(super) async fn seen_by(&self, address: IpAddr) {
+        let sequence = *self.sequence.borrow();
+        let mut nodes = self.nodes.subscribe();
+        let keeps_a_list = nodes.borrow().get(&address).is_some_and(Node::is_there);
+        if keeps_a_list {
+            let has_it =
+                |nodes: &HashMap<IpAddr, Node>| nodes.get(&address).is_none_or(|node| node.have >= sequence);
+            if timeout(NODE_PATIENCE, nodes.wait_for(has_it)).await.is_err() {
+                tracing::warn!(%address, "a node's own list of layers is not brought up to date; its client fetches blobs");
+            }
+            return;
+        }
         let written_at = *self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(written_at) = written_at {
             tokio::time::sleep_until(written_at + self.lag).await;
         }
     }
 
+    /// Answers a node that keeps a list of its own: as soon as there is more than it has, or when its patience ends.
+    async fn news(&self, address: IpAddr, question: &ImageStoreQuestion) -> ImageStoreAnswer {
+        let is_ours = question.mirror.as_ref() == Some(&self.process);
+        let have = if is_ours { question.have } else { 0 };
+        let _asking = Asking::new(self, address, have);
+        let mut sequence = self.sequence.subscribe();
+        let wait = Duration::from_secs(question.wait).min(MAX_WAIT);
+        let _ = timeout(wait, sequence.wait_for(|sequence| *sequence > have)).await;
+        let sequence = *sequence.borrow();
+        ImageStoreAnswer {
+            sequence,
+            mirror: self.process.clone(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashSet<EntryName>> {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes that a node's question waits, as long as it does.
+struct Asking<'a> {
+    store: &'a ImageStore,
+    address: IpAddr,
+}
+
+impl<'a> Asking<'a> {
+    fn new(store: &'a ImageStore, address: IpAddr, have: u64) -> Self {
+        store.nodes.send_modify(|nodes| {
+            if nodes.len() >= MAX_NODES {
+                nodes.retain(|_, node| node.is_there());
+            }
+            let seen_at = Instant::now();
+            let node = nodes.entry(address).or_insert(Node {
+                have,
+                asking: 0,
+                seen_at,
+            });
+            *node = Node {
+                have,
+                asking: node.asking + 1,
+                seen_at,
+            };
+        });
+        Self { store, address }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.store.nodes.send_modify(|nodes| {
+            if let Some(node) = nodes.get_mut(&self.address) {
+                node.asking = node.asking.saturating_sub(1);
+                node.seen_at = Instant::now();
+            }
+        });
+    }
+}
+
+impl Mirror {
+    /// Answers a node that keeps a list of layers of its own: see [`ImageStoreQuestion`].
+    pub async fn image_store_news(&self, address: IpAddr, question: &ImageStoreQuestion) -> ImageStoreAnswer {
+        self.inner.image_store.news(address, question).await
     }
 }
 
@@ -199,5 +313,58 @@ impl Inner {
     fn show(&self, known: &Known) {
         *self.image_store.lock() = known.entries.keys().cloned().collect();
         self.image_store.sequence.send_modify(|sequence| *sequence += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn question(have: u64, mirror: Option<&str>, wait: u64) -> ImageStoreQuestion {
+        let mirror = mirror.map(str::to_owned);
+        ImageStoreQuestion { have, mirror, wait }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_keeps_a_list_is_waited_for_until_it_says_that_it_has_the_news() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = ImageStore::new(&Store::open(dir.path()).unwrap());
+        let ours = list.process.clone();
+        list.sequence.send_replace(7);
+        // Nobody keeps a list there: the store's is read.
+        list.seen_by(NODE).await;
+        let told = list.news(NODE, &question(0, None, 60)).await;
+        assert_eq!(
+            told,
+            ImageStoreAnswer {
+                sequence: 7,
+                mirror: ours.clone()
+            }
+        );
+        let mut seen = Box::pin(list.seen_by(NODE));
+        assert!(futures_util::poll!(&mut seen).is_pending());
+        // What another process has counted says nothing.
+        let other = list.news(NODE, &question(9, Some("other"), 0)).await;
+        assert_eq!(other.sequence, 7);
+        assert!(futures_util::poll!(&mut seen).is_pending());
+        let acknowledged = question(7, Some(&ours), 60);
+        let mut news = Box::pin(list.news(NODE, &acknowledged));
+        assert!(futures_util::poll!(&mut news).is_pending());
+        seen.await;
+        list.sequence.send_replace(8);
+        assert_eq!(news.await.sequence, 8);
+    }
+
+    #[test]
+    fn what_a_question_says_is_read_as_it_was_written() {
+        for asked in [question(0, None, 50), question(7, Some("a&b=c"), 0)] {
+            assert_eq!(ImageStoreQuestion::parse(&asked.query()), asked);
+        }
+        assert_eq!(
+            ImageStoreQuestion::parse("have=x&wait=-1&more"),
+            question(0, None, 0)
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! same one; and a blob that is another compression of a layer needs an alias, which is believed only once the blob has
 //! been decompressed: whoever could make one on a manifest's word would give other images the wrong files.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -29,9 +30,14 @@ pub struct Awaited {
 pub(super) type ListedImage = Option<Arc<[EntryName]>>;
 
 impl Mirror {
-    /// Returns what a client waits for that looks layers up in layers.json; `None` if there is nothing to wait for:
+    /// Returns what a client at this address waits for that looks layers up in layers.json; `None` if there is nothing to wait for:
     /// no image, none that is extracted, or one that is listed.
-    pub fn listing(&self, repository: &Repository, served: &ServedManifest) -> Option<Awaited> {
+    pub fn listing(
+        &self,
+        repository: &Repository,
+        served: &ServedManifest,
+        address: IpAddr,
+    ) -> Option<Awaited> {
         let inner = &self.inner;
         let manifest = Manifest::parse(&served.bytes).ok()?;
         let blobs = manifest.image_blobs()?;
@@ -46,7 +52,13 @@ impl Mirror {
         }
         let inner = Arc::clone(inner);
         let layers = blobs.layers.into_iter().map(|blob| blob.digest).collect();
-        let ready = Box::pin(async move { inner.is_listed(key, Arc::new(manifest)).await });
+        let ready = Box::pin(async move {
+            let is_listed = inner.is_listed(key, Arc::new(manifest)).await;
+            if is_listed {
+                inner.image_store.seen_by(address).await;
+            }
+            is_listed
+        });
         Some(Awaited { layers, ready })
     }
 
