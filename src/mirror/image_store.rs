@@ -249,7 +249,8 @@ impl Inner {
         }
         for _ in 0..MAX_REWRITES {
             let changed = self.read_entries(known).await?;
-            if !changed && self.is_current(known).await? {
+            // A list that this process has seen to be right is wrong now if entries came; any other is read.
+            if (!changed || known.seen.is_none()) && self.is_current(known).await? {
                 break;
             }
             let entries = known.entries.clone();
