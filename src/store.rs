@@ -212,15 +212,20 @@ impl Store {
         self.inner.layout.root()
     }
 
-    /// Tells whether the store's directory is there and answers.
+    /// Tells whether the store is there and answers: this one, and no other in its place.
     ///
     /// # Errors
-    /// Any errno, ENOENT too.
+    /// Any errno, ENOENT too, and as ENOENT that another store is there.
     pub fn check(&self) -> Result<(), FsError> {
         let path = self.layout().format_file();
-        match crate::fs::stat(&path)? {
-            Some(_) => Ok(()),
-            None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
+        let missing = |source| FsError::new("find", &path, source);
+        match format::id_of(&path)? {
+            Some(id) if id == self.id() => Ok(()),
+            Some(id) => {
+                let text = format!("the store {id} is there, and not {}", self.id());
+                Err(missing(std::io::Error::new(std::io::ErrorKind::NotFound, text)))
+            }
+            None => Err(missing(std::io::ErrorKind::NotFound.into())),
         }
     }
 
