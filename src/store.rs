@@ -11,6 +11,7 @@
 //!   tags/<host>/<repository>/_used/<digest>/<seconds>    an empty mark: this manifest was served then; the latest counts
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
+//!   layers/entries/<name>                        a layer as containers/storage lists it: one JSON object
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
 //!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
@@ -23,6 +24,7 @@
 
 mod blob;
 mod chain;
+mod entries;
 mod format;
 mod layer;
 mod layout;
@@ -40,6 +42,7 @@ use std::thread::JoinHandle;
 
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
+pub use entries::EntryName;
 pub use format::OpenStoreError;
 pub use layer::StagedLayer;
 pub use node::StatedNode;

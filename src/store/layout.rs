@@ -101,6 +101,16 @@ impl Layout {
         self.layer(layer_id).join(DIFF)
     }
 
+    /// Returns the directory that containers/storage takes for an additional image store.
+    pub(super) fn image_store(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// Returns the directory of what layers.json is made of.
+    pub(super) fn entries(&self) -> PathBuf {
+        self.image_store().join("entries")
+    }
+
     /// Returns the directories that hold the chains, by the algorithm of their ids.
     pub(super) fn chain_dirs(&self) -> [(Algorithm, PathBuf); 2] {
         [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| (algorithm, self.chains(algorithm)))
