@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Inner, Mirror};
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
-use crate::fs::{FileIdentity, FsError, Kind, Mount, Place, random_name};
+use crate::fs::{FileIdentity, FsError, Kind, Mount, random_name};
 use crate::store::{EntryName, EntryTexts, Store};
 
 /// How often it is looked whether the list is still the one that this mirror knows.
@@ -216,9 +216,10 @@ impl Mirror {
 
 /// Returns how late another node sees a replaced file on such a file system.
 fn lag_of(kind: &Kind) -> Duration {
-    match kind.place() {
-        Place::Local => Duration::ZERO,
-        Place::Network | Place::Unknown => NETWORK_LAG,
+    if kind.is_coherent() {
+        Duration::ZERO
+    } else {
+        NETWORK_LAG
     }
 }
 

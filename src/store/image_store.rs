@@ -19,16 +19,17 @@ mod entry;
 mod list;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 pub use entry::{Entry, EntryName};
-pub use list::EntryTexts;
+pub use list::{EntryTexts, layer_list};
 
 use crate::fs::{self, FsError};
 use crate::oci::{ChainLink, LayerId};
 use crate::unpack::{self, Options, UnpackError};
 
+use super::layout::Layout;
 use super::{ChainRecord, StagedLayer, Store};
 
 /// Where a layer lies: its own place, and the layers below it.
@@ -117,6 +118,11 @@ impl Store {
         self.dress(&self.layout().layer(&place.layer_id), place)?;
         self.share_tar_split(&record.layer_id, &place.layer_id)?;
         Ok(self.write_entry(&name, entry)?)
+    }
+
+    /// Returns the directory that containers/storage takes for an additional image store, of the store at `root`.
+    pub fn image_store_path(root: &Path) -> PathBuf {
+        Layout::new(root).image_store()
     }
 
     /// Removes the entry of a layer whose directory is gone.

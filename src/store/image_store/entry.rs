@@ -110,9 +110,9 @@ impl Entry {
         }
     }
 
-    /// Checks that a text is an entry.
-    pub(super) fn check(text: &str) -> Result<(), serde_json::Error> {
-        serde_json::from_str::<Self>(text).map(drop)
+    /// Returns the layer's id, or the one that was made up.
+    pub(super) fn id(&self) -> &LayerId {
+        &self.id
     }
 
     pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(json["compressed-diff-digest"], digest("blob").to_string());
         assert_eq!(json["compressed-size"], 4);
         assert_eq!(json["compression"], 2);
-        assert!(Entry::check(&json.to_string()).is_ok() && Entry::check("{}").is_err());
+        assert_eq!(serde_json::from_value::<Entry>(json).unwrap(), entry);
         let alias = Entry::of_alias(&record, &digest("other"), 7, Compression::Zstd);
         assert_eq!((alias.compression, &alias.diff_digest), (4, &record.diff_id));
         let names = [

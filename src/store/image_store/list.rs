@@ -46,7 +46,13 @@ impl Store {
         };
         let damaged = |error: std::io::Error| FsError::new(DECODE, &path, error);
         let text = String::from_utf8(bytes).map_err(|error| damaged(std::io::Error::other(error)))?;
-        Entry::check(&text).map_err(|error| damaged(error.into()))?;
+        let entry: Entry = serde_json::from_str(&text).map_err(|error| damaged(error.into()))?;
+        if entry.id() != name.id() {
+            return Err(damaged(std::io::Error::other(format!(
+                "it is about the layer {}",
+                entry.id()
+            ))));
+        }
         Ok(Some(text.into()))
     }
 
@@ -74,18 +80,8 @@ impl Store {
     /// Any errno.
     pub fn write_layer_list(&self, entries: &EntryTexts) -> Result<Option<FileIdentity>, FsError> {
         let path = self.layout().layer_list();
-        let mut text =
-            String::with_capacity(2 + entries.values().map(|entry| entry.len() + 2).sum::<usize>());
-        text.push('[');
-        for (number, entry) in entries.values().enumerate() {
-            if number > 0 {
-                text.push_str(",\n");
-            }
-            text.push_str(entry);
-        }
-        text.push_str("]\n");
         let mut staged = self.stage()?;
-        staged.write(&[text])?;
+        staged.write(&[layer_list(entries)])?;
         staged.replace(&path)?;
         fs::overwrite(&self.layout().layer_list_lock(), token().as_bytes())?;
         fs::identity(&path)
@@ -129,6 +125,21 @@ impl Store {
     pub fn layer_list_path(&self) -> PathBuf {
         self.layout().layer_list()
     }
+}
+
+/// Makes the text of a list.
+pub fn layer_list(entries: &EntryTexts) -> String {
+    let length: usize = entries.values().map(|entry| entry.len() + 2).sum();
+    let mut text = String::with_capacity(length + 3);
+    text.push('[');
+    for (number, entry) in entries.values().enumerate() {
+        if number > 0 {
+            text.push_str(",\n");
+        }
+        text.push_str(entry);
+    }
+    text.push_str("]\n");
+    text
 }
 
 /// Makes a token that no lock file had: readers compare it, and nothing else.
