@@ -105,6 +105,8 @@ pub struct Refreshed {
     pub unreadable: usize,
     /// Whether the list was written anew.
     pub is_changed: bool,
+    /// Whether every entry was read or could not be the last time either: file systems err for a moment.
+    pub is_settled: bool,
 }
 
 /// What must be in an entry, or containers/storage refuses every command.
@@ -158,6 +160,7 @@ impl LocalImageStore {
         let (read, unreadable) = self.read(unread).await;
         is_changed |= !read.is_empty();
         self.entries.extend(read);
+        let is_settled = unreadable.keys().all(|name| self.told_unreadable.contains(name));
         self.tell_unreadable(&unreadable);
         self.is_written &= !is_changed;
         let is_changed = !self.is_written && self.write().await?;
@@ -165,6 +168,7 @@ impl LocalImageStore {
             entries: self.entries.len(),
             unreadable: unreadable.len(),
             is_changed,
+            is_settled,
         })
     }
 

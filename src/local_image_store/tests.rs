@@ -96,6 +96,7 @@ fn refreshed(entries: usize, unreadable: usize, is_changed: bool) -> Refreshed {
         entries,
         unreadable,
         is_changed,
+        is_settled: unreadable == 0,
     }
 }
 
@@ -168,6 +169,7 @@ async fn an_entry_that_cannot_be_read_is_left_out_until_it_can() {
     let mut without_diff_id = object(&id(2));
     without_diff_id.as_object_mut().unwrap().remove("diff-digest");
     let mut images = node.open();
+    let mut is_new = true;
     for damaged in [
         "",
         &whole[..whole.len() - 1],
@@ -178,7 +180,9 @@ async fn an_entry_that_cannot_be_read_is_left_out_until_it_can() {
         fs::write(node.entry(&id(2)), damaged).unwrap();
         let refreshed = images.refresh().await.unwrap();
         assert_eq!((refreshed.entries, refreshed.unreadable), (1, 1), "{damaged}");
+        assert_eq!(refreshed.is_settled, !is_new, "{damaged}");
         assert_eq!(node.ids(), [id(1)], "{damaged}");
+        is_new = false;
     }
     fs::write(node.entry(&id(2)), whole).unwrap();
     assert_eq!(images.refresh().await.unwrap(), refreshed(2, 0, true));
