@@ -4,6 +4,7 @@
 //! ENOENT means "not there" ([`FsError::is_missing`]).
 
 mod abilities;
+mod bare_dir;
 mod disk;
 mod error;
 mod kind;
@@ -15,6 +16,7 @@ mod staged;
 mod tree;
 
 pub use abilities::{Abilities, Durability};
+pub use bare_dir::BareDir;
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use kind::{Kind, Mount, Place};
@@ -58,6 +60,20 @@ pub fn open(path: &Path) -> Result<Option<OpenFile>, FsError> {
         Ok(file) => Ok(Some(file.into())),
         Err(source) => missing_as_none(FsError::new("open", path, source)),
     }
+}
+
+/// Tells whether POSIX locks can be had on a file, as its readers want them; it must be there.
+///
+/// # Errors
+/// Any errno of opening it.
+pub fn takes_locks(path: &Path) -> Result<bool, FsError> {
+    let file = File::open(path).map_err(|source| FsError::new("open", path, source))?;
+    let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+    Ok(match rustix::fs::fcntl_lock(&file, shared) {
+        // Somebody else has one.
+        Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => true,
+        Err(_) => false,
+    })
 }
 
 /// Returns a file's length in bytes; `None` if it does not exist.

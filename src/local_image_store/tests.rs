@@ -268,29 +268,32 @@ fn what_a_killed_process_has_left_is_cleared() {
     assert_eq!(node.token().len(), 64);
 }
 
-/// Prints what the first filling and one layer more take.
+/// Prints what the first filling and one layer more take; of 20,000 layers with WHARF_LONG.
 #[tokio::test]
-async fn twenty_thousand_layers_are_quick() {
+async fn many_layers_are_quick() {
     let node = Node::new();
-    for number in 0..20_000 {
+    let count = if std::env::var_os("WHARF_LONG").is_some() {
+        20_000
+    } else {
+        1_000
+    };
+    for number in 0..count {
         node.add(&id(number));
     }
     let mut took = Vec::new();
     let mut images = node.open();
     for step in ["first", "none", "one"] {
         if step == "one" {
-            node.add(&id(20_000));
+            node.add(&id(count));
         }
         let start = Instant::now();
         let refreshed = images.refresh().await.unwrap();
         assert_eq!(refreshed.is_changed, step != "none");
         took.push((step, start.elapsed()));
     }
-    assert_eq!(node.ids().len(), 20_001);
-    println!("{took:?}");
-    // Seen: 2 s, 0.05 s and 0.3 s. A machine that is busy takes ten times longer.
-    assert!(
-        took.iter().all(|(_, took)| *took < Duration::from_secs(30)),
-        "{took:?}"
-    );
+    assert_eq!(node.ids().len(), count + 1);
+    println!("{count} layers: {took:?}");
+    // Some seconds at most; a machine that is busy takes ten times longer.
+    let is_quick = |(_, took): &(&str, Duration)| *took < Duration::from_secs(60);
+    assert!(took.iter().all(is_quick), "{took:?}");
 }
