@@ -106,10 +106,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mirrors = Mirrors::new(&settings.mirrors)?;
     let keeping = match settings.image_store() {
         Some(place) => {
-            let images = podman::open(&place)?;
+            let keeper = podman::Keeper::open(&place)?;
             let mirrors = (!settings.mirrors.is_empty()).then(|| mirrors.clone());
             Some(AbortOnDropHandle::new(tokio::spawn(podman::keep(
-                images, mirrors,
+                keeper, mirrors,
             ))))
         }
         None => None,

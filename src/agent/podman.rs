@@ -78,22 +78,56 @@ pub(super) async fn refresh_once(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens a node's image store, before it is kept up to date.
-///
-/// # Errors
-/// Fails if the directory cannot be used.
-pub(super) fn open(place: &Place) -> anyhow::Result<LocalImageStore> {
-    let place = place.absolute()?;
-    let images = place.open()?;
-    tracing::info!(
-        dir = %place.dir.display(), store = %place.store.display(), version = env!("CARGO_PKG_VERSION"),
-        "keeping an image store"
-    );
-    Ok(images)
+/// A node's image store that is to be kept up to date.
+pub(super) struct Keeper {
+    place: Place,
+    /// `None` while another process keeps it.
+    images: Option<LocalImageStore>,
+}
+
+impl Keeper {
+    /// Opens a node's image store. One that another process keeps, such as a run for a timer, is waited for later.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be used.
+    pub(super) fn open(place: &Place) -> anyhow::Result<Self> {
+        let place = place.absolute()?;
+        let images = match place.open() {
+            Err(error @ OpenError::Kept { .. }) => {
+                tracing::warn!(
+                    error = full_text(&error),
+                    "the image store is kept once that process ends"
+                );
+                None
+            }
+            opened => Some(opened?),
+        };
+        Ok(Self { place, images })
+    }
+
+    /// Waits until no other process keeps it.
+    async fn images(&mut self) -> LocalImageStore {
+        loop {
+            if let Some(images) = self.images.take() {
+                tracing::info!(
+                    dir = %self.place.dir.display(), store = %self.place.store.display(),
+                    version = env!("CARGO_PKG_VERSION"), "keeping an image store"
+                );
+                return images;
+            }
+            sleep(AGAIN).await;
+            match self.place.open() {
+                Ok(images) => self.images = Some(images),
+                Err(OpenError::Kept { .. }) => {}
+                Err(error) => tracing::warn!(error = full_text(&error), "the image store cannot be used"),
+            }
+        }
+    }
 }
 
 /// Keeps a node's image store up to date until it is dropped; without mirrors the store itself is asked.
-pub(super) async fn keep(mut images: LocalImageStore, mirrors: Option<Mirrors>) {
+pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
+    let mut images = keeper.images().await;
     // What the lists carry, by the last mirror that has told something.
     let mut known: Option<ImageStoreAnswer> = None;
     let mut told: Option<ImageStoreAnswer> = None;
@@ -146,5 +180,109 @@ async fn refresh(images: &mut LocalImageStore) -> bool {
             tracing::debug!(error = full_text(&error), "the image store is not up to date");
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::response::IntoResponse as _;
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::agent::mirrors::tests::ScriptedMirror;
+
+    const LAYERS: [&str; 2] = ["a", "b"];
+
+    fn place() -> (TempDir, Place) {
+        let root = tempfile::tempdir().unwrap();
+        let place = Place {
+            dir: root.path().join("node"),
+            store: root.path().join("store"),
+            store_timeout: Duration::from_secs(10),
+        };
+        std::fs::create_dir_all(place.store.join("layers/entries")).unwrap();
+        let format = r#"{"format": 1, "store_id": "0123456789abcdef"}"#;
+        std::fs::write(place.store.join("wharf.json"), format).unwrap();
+        (root, place)
+    }
+
+    fn publish(store: &Path, digit: &str) {
+        let id = digit.repeat(64);
+        let entry = format!(r#"{{"id": "{id}", "diff-digest": "sha256:{id}"}}"#);
+        std::fs::write(store.join("layers/entries").join(id), entry).unwrap();
+    }
+
+    fn listed(dir: &Path) -> usize {
+        let list = std::fs::read(dir.join("overlay-layers/layers.json")).unwrap();
+        serde_json::from_slice::<Vec<Value>>(&list).unwrap().len()
+    }
+
+    /// A mirror that publishes a layer with each answer, and then stops answering.
+    #[tokio::test]
+    async fn a_mirror_is_told_of_a_layer_once_it_is_listed_here() {
+        let (_root, place) = place();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (notes, of_mirror) = (Arc::clone(&seen), place.clone());
+        let mirror = ScriptedMirror::start(move |count, request, _| {
+            let query = request.uri.query().unwrap_or_default().to_owned();
+            notes.lock().unwrap().push((query, listed(&of_mirror.dir)));
+            match LAYERS.get(count) {
+                Some(digit) => {
+                    publish(&of_mirror.store, digit);
+                    format!(r#"{{"sequence": {}, "mirror": "m1"}}"#, count + 1).into_response()
+                }
+                None => http::StatusCode::NOT_FOUND.into_response(),
+            }
+        })
+        .await;
+        let keeper = Keeper::open(&place).unwrap();
+        let mirrors = Mirrors::new(&[mirror.url()]).unwrap();
+        let keeping = tokio::spawn(keep(keeper, Some(mirrors)));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while seen.lock().unwrap().len() < 3 {
+            assert!(Instant::now() < deadline, "{:?}", seen.lock().unwrap());
+            sleep(Duration::from_millis(10)).await;
+        }
+        keeping.abort();
+        let expected = [
+            ("have=0&wait=50".to_owned(), 0),
+            ("have=1&mirror=m1&wait=50".to_owned(), 1),
+            ("have=2&mirror=m1&wait=50".to_owned(), 2),
+        ];
+        assert_eq!(*seen.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_layer_that_cannot_be_read_is_not_acknowledged_at_once_and_not_waited_for_for_ever() {
+        let (_root, place) = place();
+        let broken = place.store.join("layers/entries").join("c".repeat(64));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let notes = Arc::clone(&seen);
+        let mirror = ScriptedMirror::start(move |count, request, _| {
+            let query = request.uri.query().unwrap_or_default().to_owned();
+            notes.lock().unwrap().push((query, Instant::now()));
+            std::fs::write(&broken, "{").unwrap();
+            match count {
+                0 => r#"{"sequence": 1, "mirror": "m1"}"#.into_response(),
+                _ => http::StatusCode::NOT_FOUND.into_response(),
+            }
+        })
+        .await;
+        let keeping = tokio::spawn(keep(
+            Keeper::open(&place).unwrap(),
+            Some(Mirrors::new(&[mirror.url()]).unwrap()),
+        ));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while seen.lock().unwrap().len() < 2 {
+            assert!(Instant::now() < deadline, "{:?}", seen.lock().unwrap());
+            sleep(Duration::from_millis(10)).await;
+        }
+        keeping.abort();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen[1].0, "have=1&mirror=m1&wait=50");
+        assert!(seen[1].1 - seen[0].1 >= AGAIN, "it is tried again first");
     }
 }

@@ -38,7 +38,7 @@ impl Node {
             store: PathBuf::from("/srv/dfs/wharf"),
             root: PathBuf::from("/data/agent"),
             socket: PathBuf::from("/run/agent.sock"),
-            podman: PathBuf::from("/data/podman"),
+            podman: etc.path().join("image-store"),
             image_store: None,
             program: PathBuf::from("/opt/wharf"),
             etc: etc.path().to_owned(),

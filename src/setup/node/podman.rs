@@ -36,9 +36,10 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
         },
         ImageStore::Local => {
             files.extend(agent::podman_files(order, filling)?);
+            empty_files = form::local_lock_files(order)?;
             notes.push(
-                "then: systemctl daemon-reload && systemctl enable --now wharf-podman.service; the first listing must be \
-                 there before Podman or CRI-O is used"
+                "then: systemctl daemon-reload && systemctl enable --now wharf-podman.service; it reads its settings at \
+                 its start: systemctl restart wharf-podman if they changed"
                     .to_owned(),
             );
         }

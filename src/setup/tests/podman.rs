@@ -5,7 +5,6 @@ use super::*;
 const STORAGE: &str = "containers/storage.conf";
 const REGISTRIES: &str = "containers/registries.conf.d/50-wharf.conf";
 const SHARED: &str = "/srv/dfs/wharf/layers";
-const LOCAL: &str = "/data/podman";
 
 /// What distributions ship, shortened.
 const SHIPPED: &str = "\
@@ -28,6 +27,11 @@ fn node(runtime: Runtime, image_store: Option<ImageStore>) -> Node {
     let mut node = Node::new(runtime);
     node.order.image_store = image_store;
     node
+}
+
+/// The node's own image store.
+fn local(node: &Node) -> String {
+    node.order.podman.display().to_string()
 }
 
 fn stores(text: &str) -> Vec<String> {
@@ -66,14 +70,17 @@ fn a_node_without_files_gets_whole_ones_and_the_agent() {
         storage["storage"]["graphroot"].as_str(),
         Some("/var/lib/containers/storage")
     );
-    assert_eq!(stores(&node.text(STORAGE)), [LOCAL]);
+    assert_eq!(stores(&node.text(STORAGE)), [local(&node)]);
     let mirrors = &value(&node.text(REGISTRIES))["registry"][0]["mirror"];
     assert_eq!(mirrors[0]["location"].as_str(), Some("mirror-a:5000/docker.io"));
+    // Podman fails without them, and the agent has not run yet.
+    assert_eq!(node.text("image-store/overlay-layers/layers.lock"), "");
+    assert_eq!(node.text("image-store/overlay-images/images.lock"), "");
     let env = node.text("wharf/podman.env");
     for line in [
         "WHARF_STORE=/srv/dfs/wharf",
         "WHARF_MIRRORS=http://mirror-a:5000,https://mirror-b",
-        "WHARF_PODMAN=/data/podman",
+        &format!("WHARF_PODMAN={}", local(&node)),
     ] {
         assert!(env.lines().any(|found| found == line), "{line}: {env}");
     }
@@ -89,7 +96,7 @@ fn what_a_nodes_file_says_stays() {
     let node = node(Runtime::Podman, Some(ImageStore::Local)).with(STORAGE, &ours);
     node.write();
     let text = node.text(STORAGE);
-    assert_eq!(stores(&text), ["/usr/lib/containers/storage", LOCAL]);
+    assert_eq!(stores(&text), ["/usr/lib/containers/storage", &*local(&node)]);
     assert!(text.contains("# theirs"), "{text}");
     assert_eq!(
         value(&text)["storage"]["graphroot"].as_str(),
@@ -107,7 +114,7 @@ fn the_distributions_file_is_taken_over_since_one_below_etc_hides_it() {
     fs::write(&shipped, SHIPPED).unwrap();
     node.write();
     let text = fs::read_to_string(node.order.etc.join(STORAGE)).unwrap();
-    assert_eq!(stores(&text), [LOCAL]);
+    assert_eq!(stores(&text), [local(&node)]);
     assert_eq!(
         value(&text)["storage"]["graphroot"].as_str(),
         Some("/data/images")
@@ -135,7 +142,7 @@ fn another_driver_is_refused_and_overlays_older_name_is_not() {
         }
         node.write();
         let after = node.text(STORAGE);
-        assert_eq!(stores(&after), [LOCAL], "{driver}");
+        assert_eq!(stores(&after), [local(&node)], "{driver}");
         let driver = value(&after)["storage"]["driver"].as_str().unwrap().to_owned();
         assert!(driver.starts_with("overlay"), "{driver}");
         assert!(value(&after)["storage"].get("runroot").is_none(), "{after}");
@@ -158,24 +165,25 @@ fn a_node_changes_from_one_form_to_the_other() {
     // What is set up stays, whatever the file system.
     assert_eq!(stores(&storage_conf(&node)), ["/a", SHARED]);
     node.order.image_store = Some(ImageStore::Local);
-    assert_eq!(stores(&storage_conf(&node)), ["/a", LOCAL]);
+    assert_eq!(stores(&storage_conf(&node)), ["/a", &*local(&node)]);
 }
 
 #[test]
 fn a_file_that_wins_over_storage_conf_is_told() {
     for name in ["storage.conf.d/90-a.conf", "storage.rootful.conf.d/90-a.conf"] {
         let told = |text: &str| {
-            let node =
-                node(Runtime::Podman, Some(ImageStore::Local)).with(&format!("containers/{name}"), text);
+            let node = node(Runtime::Podman, Some(ImageStore::Local));
+            let text = text.replace("LOCAL", &local(&node));
+            let node = node.with(&format!("containers/{name}"), &text);
             let notes = node.plan().unwrap().notes;
             notes
                 .iter()
-                .any(|note| note.contains("90-a.conf") && note.contains(LOCAL))
+                .any(|note| note.contains("90-a.conf") && note.contains(&local(&node)))
         };
         assert!(told("[storage.options]\nadditionalimagestores = [\"/a\"]\n"));
-        assert!(!told(&format!(
-            "[storage.options]\nadditionalimagestores = [\"/a\", {LOCAL:?}]\n"
-        )));
+        assert!(!told(
+            "[storage.options]\nadditionalimagestores = [\"/a\", \"LOCAL\"]\n"
+        ));
         assert!(!told("[storage.options]\npull_options = {}\n"));
     }
 }
@@ -229,7 +237,7 @@ fn crio_reads_podmans_files_unless_its_own_say_otherwise() {
             .all(|file| !file.path.starts_with(node.etc.path().join("crio")))
     );
     node.write();
-    assert_eq!(stores(&node.text(STORAGE)), [LOCAL]);
+    assert_eq!(stores(&node.text(STORAGE)), [local(&node)]);
 }
 
 #[test]
@@ -252,7 +260,10 @@ fn crios_own_options_get_the_image_store_where_they_are_set_last() {
         .collect();
     assert_eq!(
         options,
-        ["overlay.mountopt=nodev", "overlay.imagestore=/data/podman"]
+        [
+            "overlay.mountopt=nodev",
+            &*format!("overlay.imagestore={}", local(&node))
+        ]
     );
     assert!(text.contains("# keep"), "{text}");
     assert!(!node.text("crio/crio.conf").contains("imagestore"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Order;
+use super::{Order, SetupError};
 use crate::fs::{self, BareDir, Mount, Place};
 use crate::setup::{EmptyFile, ImageStore};
 use crate::store::Store;
@@ -71,6 +71,12 @@ impl Form {
 
 fn is_store(root: &Path) -> bool {
     Store::is_at(root).unwrap_or(false)
+}
+
+/// Looks for the lock files in this node's own image store, which Podman wants to be there before the agent has run.
+pub(super) fn local_lock_files(order: &Order) -> Result<Vec<EmptyFile>, SetupError> {
+    let look = |lock: &str| EmptyFile::look(order.podman.join(lock), None);
+    LOCKS.into_iter().map(look).collect()
 }
 
 /// Looks for the lock files in the directory that the store is mounted on.
