@@ -1,5 +1,5 @@
-//! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order. With it or alone, it keeps an
-//! image store for Podman up to date.
+//! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order.
+//! With it or alone, it keeps an image store for Podman up to date.
 
 pub mod mirrors;
 mod overlay;

@@ -5,7 +5,7 @@
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
 //! | `POST /wharf/v1/images` | [`ImageWish`] | [`ImageReport`]s, a line each, as things come on; the last one has its `end` |
 //! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | [`NodeAnswer`], once it is on the store |
-//! | `GET /wharf/v1/image-store?have=…&mirror=…&wait=…` ([`ImageStoreQuestion`]) | | [`ImageStoreAnswer`], once there is news |
+//! | `GET /wharf/v1/image-store?…` ([`ImageStoreQuestion::query`]) | | [`ImageStoreAnswer`], once there is news |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
 //! Errors have the distribution spec's form, as everywhere else.
@@ -163,26 +163,27 @@ pub struct NodeAnswer {
     pub previous: Option<u64>,
 }
 
-/// Asks for the news of the store's image store (`layers/entries/`), and tells how far this node's own lists are.
+/// Asks for the news of the store's image store (`layers/entries/`), and tells how far this node's lists are.
 ///
-/// A node that asks has an image store of its own, so what the mirror tells by `have` is more than what the store's
-/// `layers.json` does: a manifest that is held for the address which asks may go once `have` covers its layers.
+/// A node that asks has lists of its own, and does not read the store's `layers.json`: a manifest that is held
+/// for the address which asks may go once `have` covers its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageStoreQuestion {
     /// Everything up to this number is in the node's lists; 0 if nothing is known to be.
     pub have: u64,
-    /// Which mirror process counted that; to every other one `have` means 0. Not said before the first answer.
+    /// Which mirror process counted that; to every other one `have` means 0. `None` before the first answer.
     pub mirror: Option<String>,
     /// How long the answer may wait for news, in seconds.
     pub wait: u64,
 }
 
-/// How far the store's image store is, as one mirror process counts: answered at once if that is more than `have`,
-/// else when it is, at the latest after `wait`.
+/// How far the store's image store is, as one mirror process counts.
+///
+/// Answered at once if that is more than `have`, else when it is, at the latest after `wait`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageStoreAnswer {
-    /// Higher with each change in `layers/entries/` that this process has seen; a node that lists the names after this
-    /// answer finds all up to it.
+    /// Higher with each change in `layers/entries/` that this process has seen; a node that lists the names
+    /// after this answer finds all up to it.
     pub sequence: u64,
     /// The process that counts: random, another one after each start.
     pub mirror: String,

@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Mirror registries: serve the pull half of the OCI distribution API.
     Serve(serve::ServeArguments),
-    /// Serve this node's containerd the layers of a store, as a proxy snapshotter, or list them for its Podman.
+    /// Serve this node's containerd the layers of a store as a snapshotter, or list them for its Podman.
     Agent(agent::AgentArguments),
     /// Bring images into a store and extract their layers, beside mirrors or without one.
     Pull(pull::PullArguments),

@@ -1,19 +1,21 @@
-//! A node's own image store of containers/storage: its lists are on this node's disk, its layers on the store.
+//! A node's own image store of containers/storage: its lists are on this node's disk, its layers on the
+//! store.
 //!
-//! Podman, CRI-O and Buildah read an additional image store under POSIX locks, and by files that are replaced. Where the
-//! store's file system is weak in either, they are given this directory instead:
+//! Podman, CRI-O and Buildah read an additional image store under POSIX locks, and by files that are
+//! replaced. Where the store's file system is weak in either, they are given this directory instead:
 //!
 //! ```text
 //! <dir>/
 //!   overlay -> <store>/layers/overlay                the layers themselves
 //!   overlay-layers/layers.json                       made of the names in <store>/layers/entries/
-//!   overlay-layers/layers.lock                       64 bytes, new ones after each change: readers look at them
+//!   overlay-layers/layers.lock                       64 bytes, new ones after each change, for readers
 //!   overlay-layers/<layer id>.tar-split.gz -> <store>/layers/overlay-layers/…
 //!   overlay-images/{images.json,images.lock}         no image: they are pulled, and found to be there
 //! ```
-//! One process at a time keeps a directory, by a lock on it. An entry's file never changes, so it is read once; after
-//! a start those of the list that is there count as read. A link is there before its layer is listed. The list follows
-//! the store: what is no longer named there goes. But a store that is not there says nothing, and everything stays.
+//! One process at a time keeps a directory, by a lock on it. An entry's file never changes, so it is read
+//! once; after a start those of the list that is there count as read. A link is there before its layer is
+//! listed. The list follows the store: what is no longer named there goes. But a store that is not there says
+//! nothing, and everything stays.
 //!
 //! Leaves to others: when the store has something new ([`crate::agent`]).
 
@@ -63,7 +65,7 @@ type Entries = BTreeMap<EntryName, Box<RawValue>>;
 pub enum OpenError {
     /// Another process keeps it.
     #[error(
-        "another process keeps {}; it may go on, or stop it, or choose another directory (--podman DIR)", dir.display()
+        "another process keeps {}; stop it, or choose another directory (--podman DIR)", dir.display()
     )]
     Kept { dir: PathBuf },
     /// It is something else.
@@ -120,7 +122,8 @@ struct EntryFacts {
 }
 
 impl LocalImageStore {
-    /// Takes a directory, and makes it one if it is new, for the store at `store`, which need not be there yet.
+    /// Takes a directory, and makes it one if it is new, for the store at `store`, which need not be there
+    /// yet.
     ///
     /// Blocks, and touches this node's disk alone. `disk` is the way to the store.
     ///
@@ -144,7 +147,8 @@ impl LocalImageStore {
     /// The log says once that the store is away and once that it is back, and names an unreadable entry once.
     ///
     /// # Errors
-    /// Fails if the store is not there or does not answer, or if this node's disk fails; the lists stay as they are.
+    /// Fails if the store is not there or does not answer, or if this node's disk fails; the lists stay as
+    /// they are.
     pub async fn refresh(&mut self) -> Result<Refreshed, RefreshError> {
         let named = self.named().await;
         self.tell_away(named.as_ref().err());
@@ -305,7 +309,8 @@ fn known(list: &[u8]) -> Entries {
         let Ok(facts) = serde_json::from_str::<EntryFacts>(object.get()) else {
             continue;
         };
-        // Which of the two it was listed for does not show; the other one is not named by the store, and goes.
+        // Which of the two it was listed for does not show; the other one is not named by the store, and
+        // goes.
         let names = [facts.id.clone(), format!("alias-{}", facts.id)];
         for name in names.iter().filter_map(|name| EntryName::parse(name)) {
             entries.insert(name, object.clone());

@@ -361,7 +361,7 @@ impl Known {
         if !self.are_silent.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 why,
-                "no mirror answers: layers that are on the store still serve, others are fetched and unpacked on this node"
+                "no mirror answers: layers that are on the store still serve, others are unpacked on this node"
             );
         }
         why

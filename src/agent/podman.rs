@@ -1,8 +1,9 @@
 //! Keeps this node's image store for Podman, CRI-O and Buildah up to date.
 //!
-//! A mirror tells when the store has something new: a question waits there until it does ([`ImageStoreQuestion`]). Then the
-//! store is listed, and the next question says how far this node is, by which a mirror that holds a manifest for it knows
-//! that its layers are listed here. Without a mirror the store is listed every few seconds.
+//! A mirror tells when the store has something new: a question waits there until it does
+//! ([`ImageStoreQuestion`]). Then the store is listed, and the next question says how far this node is, by
+//! which a mirror that holds a manifest for it knows that its layers are listed here. Without a mirror the
+//! store is listed every few seconds.
 //!
 //! Leaves to others: the files ([`LocalImageStore`]), whom to ask ([`super::mirrors`]).
 
@@ -23,10 +24,12 @@ use crate::telemetry::full_text;
 /// The store is listed after each answer, so this is also how late something is seen that no mirror has told.
 const WAIT: Duration = Duration::from_secs(50);
 
-/// How often the store is listed while no mirror answers: a listing of 20,000 names is some 100 KiB of each server.
+/// How often the store is listed while no mirror answers: a listing of 20,000 names is some 100 KiB of each
+/// server.
 const WITHOUT_MIRROR: Duration = Duration::from_secs(5);
 
-/// How soon what could not be read is tried again, and how often at most a mirror is asked that does not wait.
+/// How soon what could not be read is tried again, and how often at most a mirror is asked that does not
+/// wait.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a node's image store is.
@@ -59,8 +62,8 @@ impl Place {
 /// Brings a node's image store up to date once.
 ///
 /// # Errors
-/// Fails if the store cannot be read or the directory not be written. That another process keeps the directory is
-/// none: that one brings it up to date.
+/// Fails if the store cannot be read or the directory not be written. That another process keeps the
+/// directory is none: that one brings it up to date.
 pub(super) async fn refresh_once(place: &Place) -> anyhow::Result<()> {
     let place = place.absolute()?;
     let mut images = match place.open() {
@@ -86,7 +89,8 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Opens a node's image store. One that another process keeps, such as a run for a timer, is waited for later.
+    /// Opens a node's image store. One that another process keeps, such as a run for a timer, is waited for
+    /// later.
     ///
     /// # Errors
     /// Fails if the directory cannot be used.
@@ -148,7 +152,8 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
         };
         match mirrors.image_store(&question).await {
             Ok(answer) => {
-                // Asked again at once, a mirror that does not wait, or two that answer in turn, would be asked for ever.
+                // Asked again at once, a mirror that does not wait, or two that answer in turn, would be
+                // asked for ever.
                 let is_same = question
                     .mirror
                     .as_ref()

@@ -35,7 +35,7 @@ pub(super) struct AgentArguments {
         required_unless_present = "podman"
     )]
     mirrors: Vec<MirrorUrl>,
-    /// Keep an image store for Podman, CRI-O and Buildah in that directory of a local disk, for storage.conf to name
+    /// Keep an image store for Podman, CRI-O and Buildah there, on a local disk, for storage.conf to name
     #[arg(long, value_name = "DIR", env = "WHARF_PODMAN")]
     podman: Option<PathBuf>,
     /// Bring the image store of --podman up to date, serve nothing, and end

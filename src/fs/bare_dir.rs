@@ -51,7 +51,8 @@ impl BareDir {
         }
     }
 
-    /// Makes an empty file that everybody reads, and the directories that lead to it; one that is there stays.
+    /// Makes an empty file that everybody reads, and the directories that lead to it; one that is there
+    /// stays.
     ///
     /// # Errors
     /// Any errno.

@@ -82,7 +82,7 @@ impl Kind {
         }
     }
 
-    /// Tells whether a file that is replaced by a rename is seen at once by every machine, and locks are the servers'.
+    /// Tells whether every machine soon sees a file that is replaced by a rename, and locks are the servers'.
     ///
     /// Elsewhere an old version is read for seconds, or ESTALE, and a lock may be refused for ever (ENOLCK).
     pub fn is_coherent(&self) -> bool {

@@ -1,6 +1,7 @@
 //! A node's image store over hand-made entries, on the disk of the test.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
@@ -214,6 +215,34 @@ async fn a_store_that_is_away_changes_nothing_and_heals() {
     fs::rename(&elsewhere, node.store()).unwrap();
     node.add(&id(2));
     assert_eq!(images.refresh().await.unwrap(), refreshed(2, 0, true));
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_given_up_in_time_and_heals() {
+    let node = Node::new();
+    node.add(&id(1));
+    let format = node.store().join("wharf.json");
+    let content = fs::read(&format).unwrap();
+    fs::remove_file(&format).unwrap();
+    // Who opens it waits for a writer.
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &format, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let disk = Disk::new(Duration::from_millis(200));
+    let mut images = LocalImageStore::open(&node.dir(), &node.store(), disk).unwrap();
+    let error = images.refresh().await.unwrap_err();
+    assert!(matches!(&error, RefreshError::Store(_)), "{error:?}");
+    assert!(full_text(&error).contains("did not answer"), "{error:?}");
+    assert_eq!(node.ids(), Vec::<String>::new());
+    let mut hung = File::options().write(true).open(&format).unwrap();
+    hung.write_all(&content).unwrap();
+    drop(hung);
+    fs::remove_file(&format).unwrap();
+    fs::write(&format, content).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while images.refresh().await.is_err() {
+        assert!(Instant::now() < deadline, "it does not heal");
+    }
+    assert_eq!(node.ids(), [id(1)]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `layers/entries/`: what layers.json of containers/storage is made of, a file a layer.
 //!
-//! Each file is one object of that list, appears whole under a new name and never changes. So names that are listed say
-//! all, on every file system, while a list that is replaced is seen late on some.
+//! Each file is one object of that list, appears whole under a new name and never changes. So names that are
+//! listed say all, on every file system, while a list that is replaced is seen late on some.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,8 @@ impl fmt::Display for EntryName {
 }
 
 impl Store {
-    /// Returns the directory that containers/storage takes for an additional image store, of the store at `root`.
+    /// Returns the directory that containers/storage takes for an additional image store, of the store at
+    /// `root`.
     pub fn image_store_path(root: &Path) -> PathBuf {
         Layout::new(root).image_store()
     }

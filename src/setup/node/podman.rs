@@ -38,8 +38,8 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
             files.extend(agent::podman_files(order, filling)?);
             empty_files = form::local_lock_files(order)?;
             notes.push(
-                "then: systemctl daemon-reload && systemctl enable --now wharf-podman.service; it reads its settings at \
-                 its start: systemctl restart wharf-podman if they changed"
+                "then: systemctl daemon-reload && systemctl enable --now wharf-podman.service; it reads its settings \
+                 at its start: systemctl restart wharf-podman if they changed"
                     .to_owned(),
             );
         }
@@ -63,9 +63,9 @@ fn limits(runtime: Runtime) -> impl Iterator<Item = &'static str> {
     [
         restart,
         "images of other registries than these come past the mirror: add a block for each",
-        "image volumes (`podman image mount`, `--mount type=image`, Kubernetes' image volumes) do not see layers of the \
-         store: copy the files out of a container of the image instead (`podman create`, `podman cp`)",
-        "rootless users have storage.conf files of their own, and none of the store's files: root's alone are changed",
+        "image volumes (`podman image mount`, `--mount type=image`, Kubernetes' image volumes) do not see layers \
+         of the store: copy the files out of a container of the image instead (`podman create`, `podman cp`)",
+        "rootless users have storage.conf files of their own, and cannot read the store: root's alone is changed",
     ]
     .into_iter()
 }

@@ -12,7 +12,8 @@ use crate::setup::toml;
 const DRIVER: [&str; 2] = ["crio", "storage_driver"];
 const OPTIONS: [&str; 2] = ["crio", "storage_option"];
 
-/// Adds the image store to the options of the last file that sets any: CRI-O takes those in place of storage.conf's.
+/// Adds the image store to the options of the last file that sets any: CRI-O takes those in place of
+/// storage.conf's.
 pub(super) fn files(order: &Order, chosen: &Chosen) -> Result<Option<FileChange>, SetupError> {
     let mut last = None;
     for path in paths(order)? {

@@ -59,7 +59,7 @@ impl Form {
         let what = match kind {
             ImageStore::Shared => "layers are looked up in the store's own lists (--image-store shared)",
             ImageStore::Local => {
-                "layers are looked up in lists on this node, which `wharf agent --podman` keeps (--image-store local)"
+                "layers are looked up in lists of this node, kept by `wharf agent --podman` (--image-store local)"
             }
         };
         Self {
@@ -73,7 +73,8 @@ fn is_store(root: &Path) -> bool {
     Store::is_at(root).unwrap_or(false)
 }
 
-/// Looks for the lock files in this node's own image store, which Podman wants to be there before the agent has run.
+/// Looks for the lock files in this node's own image store, which Podman wants to be there before the agent
+/// has run.
 pub(super) fn local_lock_files(order: &Order) -> Result<Vec<EmptyFile>, SetupError> {
     let look = |lock: &str| EmptyFile::look(order.podman.join(lock), None);
     LOCKS.into_iter().map(look).collect()
@@ -88,8 +89,8 @@ pub(super) fn lock_files(order: &Order) -> Result<Vec<EmptyFile>, String> {
     let by_hand = |why: String| {
         let [images, layers] = LOCKS.map(|lock| image_store.join(lock).display().to_string());
         format!(
-            "the directory under the mount cannot be reached ({why}): as root, while the store is not mounted, make the \
-             empty files {images} and {layers}, or no podman command works whenever it is not"
+            "the directory under the mount cannot be reached ({why}): as root, while the store is not mounted, make \
+             the empty files {images} and {layers}, or no podman command works whenever it is not"
         )
     };
     let under = if is_store(&order.store) {

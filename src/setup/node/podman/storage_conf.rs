@@ -1,4 +1,5 @@
-//! `storage.conf`, which containers/storage takes from one place: a file below `/etc` hides the distribution's.
+//! `storage.conf`, which containers/storage takes from one place: a file below `/etc` hides the
+//! distribution's.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ pub(super) fn overriding(order: &Order, chosen: &Chosen) -> Result<Vec<String>, 
                     && !texts(Some(stores)).contains(&chosen.image_store)
                 {
                     notes.push(format!(
-                        "{} names other additionalimagestores, and wins where Podman reads it: name {} there too",
+                        "{} names other additionalimagestores, and wins with newer Podmans: name {} there too",
                         path.display(),
                         chosen.image_store
                     ));
