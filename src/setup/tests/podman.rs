@@ -55,7 +55,7 @@ fn storage_conf(node: &Node) -> String {
 fn a_node_without_files_gets_whole_ones_and_the_agent() {
     let node = node(Runtime::Podman, None);
     let plan = node.plan().unwrap();
-    assert!(plan.notes[0].contains("not mounted"), "{:?}", plan.notes);
+    assert!(plan.notes[0].contains("no store is mounted"), "{:?}", plan.notes);
     assert!(
         plan.notes
             .iter()

@@ -50,7 +50,7 @@ impl Form {
             }
             _ => Self::new(
                 ImageStore::Local,
-                "the store is not mounted here now, and this form works on every file system",
+                "no store is mounted here now that can be read, and this form works on every file system",
             ),
         }
     }
