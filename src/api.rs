@@ -190,6 +190,24 @@ pub struct ImageStoreAnswer {
 }
 
 impl ImageStoreQuestion {
+    /// Reads the query of a request's URI; what makes no sense counts as not said.
+    pub fn parse(query: &str) -> Self {
+        let mut question = Self {
+            have: 0,
+            mirror: None,
+            wait: 0,
+        };
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "have" => question.have = value.parse().unwrap_or_default(),
+                "wait" => question.wait = value.parse().unwrap_or_default(),
+                "mirror" => question.mirror = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        question
+    }
+
     /// Returns the query of the request's URI.
     pub fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());

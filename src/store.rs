@@ -11,7 +11,7 @@
 //!   tags/<host>/<repository>/_used/<digest>/<seconds>    an empty mark: this manifest was served then; the latest counts
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
-//!   layers/entries/<name>                        a layer as containers/storage lists it: one JSON object
+//!   layers/…                                     the rest of an additional image store of containers/storage (`image_store`)
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
 //!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
@@ -24,8 +24,8 @@
 
 mod blob;
 mod chain;
-mod entries;
 mod format;
+mod image_store;
 mod layer;
 mod layout;
 mod node;
@@ -42,8 +42,8 @@ use std::thread::JoinHandle;
 
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
-pub use entries::EntryName;
 pub use format::OpenStoreError;
+pub use image_store::{Entry, EntryName, EntryTexts, LayerPlace};
 pub use layer::StagedLayer;
 pub use node::StatedNode;
 pub use record::{Record, Subject};
@@ -51,6 +51,7 @@ pub use reference::Reference;
 
 use crate::fs::{Abilities, FsError, missing_privileges, probe};
 use format::FormatFile;
+use image_store::ShortNames;
 use layout::Layout;
 use owner::WorkDir;
 
@@ -66,6 +67,8 @@ struct StoreInner {
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
+    /// Of layers, for containers/storage.
+    short_names: ShortNames,
     /// Removes what dead processes have left.
     clearing: Mutex<Option<JoinHandle<()>>>,
 }
@@ -107,6 +110,7 @@ impl Store {
                 work,
                 clearing,
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
@@ -146,6 +150,7 @@ impl Store {
                 work: None,
                 clearing: Mutex::default(),
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
@@ -207,15 +212,20 @@ impl Store {
         self.inner.layout.root()
     }
 
-    /// Tells whether the store's directory is there and answers.
+    /// Tells whether the store is there and answers: this one, and no other in its place.
     ///
     /// # Errors
-    /// Any errno, ENOENT too.
+    /// Any errno, ENOENT too, and as ENOENT that another store is there.
     pub fn check(&self) -> Result<(), FsError> {
         let path = self.layout().format_file();
-        match crate::fs::stat(&path)? {
-            Some(_) => Ok(()),
-            None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
+        let missing = |source| FsError::new("find", &path, source);
+        match format::id_of(&path)? {
+            Some(id) if id == self.id() => Ok(()),
+            Some(id) => {
+                let text = format!("the store {id} is there, and not {}", self.id());
+                Err(missing(std::io::Error::new(std::io::ErrorKind::NotFound, text)))
+            }
+            None => Err(missing(std::io::ErrorKind::NotFound.into())),
         }
     }
 

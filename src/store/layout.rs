@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::api::NodeId;
 use crate::oci::{Algorithm, ChainId, DiffId, Digest, LayerId, RegistryHost, Repository};
 
+use super::image_store::EntryName;
 use super::record::Subject;
 
 /// The directory that is a layer, within what is published under its id.
@@ -106,9 +107,41 @@ impl Layout {
         self.root.join("layers")
     }
 
+    /// Returns the directory of the layers' short names.
+    pub(super) fn short_names(&self) -> PathBuf {
+        self.image_store().join("overlay").join("l")
+    }
+
+    /// Returns the directory of the list of layers, and of what belongs to each of them.
+    pub(super) fn layer_lists(&self) -> PathBuf {
+        self.image_store().join("overlay-layers")
+    }
+
+    /// Returns how a layer's tar stream is made again.
+    pub(super) fn tar_split(&self, layer_id: &LayerId) -> PathBuf {
+        self.layer_lists().join(format!("{layer_id}.tar-split.gz"))
+    }
+
+    pub(super) fn layer_list(&self) -> PathBuf {
+        self.layer_lists().join("layers.json")
+    }
+
+    pub(super) fn layer_list_lock(&self) -> PathBuf {
+        self.layer_lists().join("layers.lock")
+    }
+
+    /// Returns the directory of the list of images, which stays empty.
+    pub(super) fn image_lists(&self) -> PathBuf {
+        self.image_store().join("overlay-images")
+    }
+
     /// Returns the directory of what layers.json is made of.
     pub(super) fn entries(&self) -> PathBuf {
         self.image_store().join("entries")
+    }
+
+    pub(super) fn entry(&self, name: &EntryName) -> PathBuf {
+        self.entries().join(name.to_string())
     }
 
     /// Returns the directories that hold the chains, by the algorithm of their ids.
