@@ -2,8 +2,8 @@
 //!
 //! A mirror tells when the store has something new: a question waits there until it does
 //! ([`ImageStoreQuestion`]). Then the store is listed, and the next question says how far this node is, by
-//! which a mirror that holds a manifest for it knows that its layers are listed here. Without a mirror the
-//! store is listed every few seconds.
+//! which a mirror that holds a manifest for it knows that its layers are listed here. Every few seconds the
+//! store is listed all the same: there may be other mirrors, or none that answers.
 //!
 //! Leaves to others: the files ([`LocalImageStore`]), whom to ask ([`super::mirrors`]).
 
