@@ -28,7 +28,7 @@ pub use staged::StagedFile;
 pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -50,6 +50,9 @@ pub(crate) const ACCESS_ACL: [u8; 44] = [
     0x10, 0, 6, 0, 0xff, 0xff, 0xff, 0xff,
     0x20, 0, 4, 0, 0xff, 0xff, 0xff, 0xff,
 ];
+
+/// How often a file is opened whose name led to one that is no more (ESTALE).
+const MAX_STALE: usize = 4;
 
 /// Opens a file for reading; `None` if it does not exist.
 ///
@@ -92,7 +95,18 @@ pub fn stat(path: &Path) -> Result<Option<u64>, FsError> {
 /// # Errors
 /// Any errno but ENOENT.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FsError> {
-    match std::fs::read(path) {
+    let mut read = std::fs::read(path);
+    for _ in 1..MAX_STALE {
+        // A name that another node has just made or replaced may lead to a file that is no more (GlusterFS).
+        if !read
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::StaleNetworkFileHandle)
+        {
+            break;
+        }
+        read = std::fs::read(path);
+    }
+    match read {
         Ok(content) => Ok(Some(content)),
         Err(source) => missing_as_none(FsError::new("read", path, source)),
     }

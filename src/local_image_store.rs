@@ -6,15 +6,17 @@
 //!
 //! ```text
 //! <dir>/
-//!   overlay -> <store>/layers/overlay                the layers themselves
+//!   overlay/<layer id> -> <store>/layers/overlay/<layer id>   the layers, as soon as they are listed
+//!   overlay/l -> <store>/layers/overlay/l            their short names
 //!   overlay-layers/layers.json                       made of the names in <store>/layers/entries/
 //!   overlay-layers/layers.lock                       64 bytes, new ones after each change, for readers
 //!   overlay-layers/<layer id>.tar-split.gz -> <store>/layers/overlay-layers/…
 //!   overlay-images/{images.json,images.lock}         no image: they are pulled, and found to be there
 //! ```
 //! One process at a time keeps a directory, by a lock on it. An entry's file never changes, so it is read
-//! once; after a start those of the list that is there count as read. A link is there before its layer is
-//! listed. The list follows the store: what is no longer named there goes. But a store that is not there says
+//! once; after a start those of the list that is there count as read. A layer that is there and not listed makes
+//! pulls fail (containers/storage takes it for what a killed process has left), so it gets its links after that; its
+//! directory is then there. The list follows the store: what is no longer named there goes. But a store that is not there says
 //! nothing, and everything stays.
 //!
 //! Leaves to others: when the store has something new ([`crate::agent`]).
@@ -217,6 +219,9 @@ impl LocalImageStore {
             let read = |name: &EntryName| {
                 let store = opened.as_ref().map_err(|error| full_text(error))?;
                 match store.read_entry(name) {
+                    Ok(Some(_)) if !is_complete(store, name)? => {
+                        Err("its directory is not there yet".to_owned())
+                    }
                     Ok(Some(text)) => Ok(text),
                     Ok(None) => Err("its file is gone".to_owned()),
                     Err(error) => Err(error.full_text()),
@@ -272,6 +277,14 @@ impl LocalImageStore {
             );
         }
         self.told_unreadable = unreadable.keys().cloned().collect();
+    }
+}
+
+/// Tells whether an entry's directory is there; an alias has none.
+fn is_complete(store: &Store, name: &EntryName) -> Result<bool, String> {
+    match name {
+        EntryName::Layer(id) => store.has_layer(id).map_err(|error| error.full_text()),
+        EntryName::Alias(_) => Ok(true),
     }
 }
 

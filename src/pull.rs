@@ -95,6 +95,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
         ..config.clone()
     };
     let mirror = Mirror::new(&asking, store.clone(), index, upstreams, metrics);
+    mirror.keep_image_store();
     // Not before: a store that hangs while it is opened must not keep a signal from ending the process.
     let mut signals = Signals::listen()?;
     let bars = Arc::new(Bars::new());

@@ -228,6 +228,7 @@ mod tests {
             "diff-digest": format!("sha256:{id}"), "diff-size": 1024,
             "compressed-diff-digest": format!("sha256:{id}"), "compressed-size": 512, "compression": 2,
         });
+        std::fs::create_dir_all(store.join("layers/overlay").join(&id).join("diff")).unwrap();
         std::fs::write(store.join("layers/entries").join(id), entry.to_string()).unwrap();
     }
 

@@ -44,12 +44,7 @@ pub(super) struct SetupArguments {
     #[command(flatten)]
     paths: NodePaths,
     /// Directory of this node's own image store for Podman and CRI-O, on a local disk
-    #[arg(
-        long,
-        value_name = "DIR",
-        env = "WHARF_PODMAN",
-        default_value = "/var/lib/wharf-podman"
-    )]
+    #[arg(long, value_name = "DIR", env = "WHARF_PODMAN", default_value = "/srv/wharf")]
     podman: PathBuf,
     /// Which lists of layers Podman and CRI-O read [default: by the store's file system]
     #[arg(long, value_name = "WHERE")]

@@ -14,6 +14,13 @@ use crate::fs::{FsError, list, make_dirs, random_name, read, remove, sync_dir};
 /// What follows a layer's id in the name of the file that re-makes its archive.
 const TAR_SPLIT: &str = ".tar-split.gz";
 
+/// The directories of the layers, and of what is known of them; in the store they have the same names.
+const OVERLAY: &str = "overlay";
+const LAYERS: &str = "overlay-layers";
+
+/// The directory of the layers' short names, in the one of the layers.
+const SHORT_NAMES: &str = "l";
+
 /// What staged files and links begin with.
 const STAGED: &str = ".wharf-";
 
@@ -36,12 +43,12 @@ impl Files {
             source,
             _lock: lock(dir)?,
         };
-        for part in [files.layers(), files.images()] {
+        for part in [files.layers(), files.images(), files.overlay()] {
             make_dirs(&part)?;
             files.clear_staged(&part)?;
         }
         files.clear_staged(dir)?;
-        files.link_overlay()?;
+        files.link_short_names()?;
         let list = match read(&files.list())? {
             Some(list) => list,
             None => {
@@ -64,25 +71,27 @@ impl Files {
 
     /// Makes the list what is given, of those layers; false if it is that already.
     ///
-    /// A reader sees the old list or the new one, and each layer's link before and as long as it is listed.
+    /// A reader sees the old list or the new one. A layer has its links as soon as it is listed and not before: of one that
+    /// is there and not listed, containers/storage believes that a killed process has left it, and a pull fails that
+    /// cannot remove it.
     pub(super) fn write(&self, content: &[u8], layers: &BTreeSet<String>) -> Result<bool, FsError> {
         let linked = self.linked()?;
-        for layer in layers.difference(&linked) {
-            self.link_tar_split(layer)?;
-        }
         let is_changed = read(&self.list())?.as_deref() != Some(content);
         if is_changed {
             self.replace(&self.list(), content)?;
             renew(&self.layers_lock())?;
         }
+        for layer in layers.difference(&linked) {
+            self.link(layer)?;
+        }
         for layer in linked.difference(layers) {
-            remove(&self.tar_split(layer))?;
+            self.unlink(layer)?;
         }
         Ok(is_changed)
     }
 
     fn layers(&self) -> PathBuf {
-        self.dir.join("overlay-layers")
+        self.dir.join(LAYERS)
     }
 
     fn images(&self) -> PathBuf {
@@ -97,34 +106,46 @@ impl Files {
         self.layers().join("layers.lock")
     }
 
-    fn tar_split(&self, layer: &str) -> PathBuf {
-        self.layers().join(format!("{layer}{TAR_SPLIT}"))
+    fn overlay(&self) -> PathBuf {
+        self.dir.join(OVERLAY)
     }
 
-    /// Returns the layers that have a link.
+    /// Returns the layers that have their links.
     fn linked(&self) -> Result<BTreeSet<String>, FsError> {
-        let names = list(&self.layers())?;
-        let layer = |name: &String| name.strip_suffix(TAR_SPLIT).map(str::to_owned);
-        Ok(names.iter().filter_map(layer).collect())
+        let mut names: BTreeSet<String> = list(&self.overlay())?.into_iter().collect();
+        names.remove(SHORT_NAMES);
+        Ok(names)
     }
 
-    fn link_tar_split(&self, layer: &str) -> Result<(), FsError> {
-        let name = format!("{layer}{TAR_SPLIT}");
-        let target = self.source.join("overlay-layers").join(&name);
-        let path = self.tar_split(layer);
-        symlink(target, &path).map_err(|source| FsError::new("link", &path, source))
+    fn link(&self, layer: &str) -> Result<(), FsError> {
+        // The layer last: one that has it has both.
+        let tar_split = format!("{layer}{TAR_SPLIT}");
+        for (part, name) in [(LAYERS, &*tar_split), (OVERLAY, layer)] {
+            let path = self.dir.join(part).join(name);
+            match symlink(self.source.join(part).join(name), &path) {
+                Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                    return Err(FsError::new("link", &path, source));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
-    /// Leads `overlay` to this store, also if it led to another.
-    fn link_overlay(&self) -> Result<(), FsError> {
-        let path = self.dir.join("overlay");
-        let target = self.source.join("overlay");
+    fn unlink(&self, layer: &str) -> Result<(), FsError> {
+        remove(&self.layers().join(format!("{layer}{TAR_SPLIT}")))?;
+        remove(&self.overlay().join(layer))
+    }
+
+    /// Leads the layers' short names to this store's, and drops all links that led to another store.
+    fn link_short_names(&self) -> Result<(), FsError> {
+        let path = self.overlay().join(SHORT_NAMES);
+        let target = self.source.join(OVERLAY).join(SHORT_NAMES);
         if std::fs::read_link(&path).is_ok_and(|found| found == target) {
             return Ok(());
         }
-        // The links that are there lead to the other store, or nowhere.
         for layer in self.linked()? {
-            remove(&self.tar_split(&layer))?;
+            self.unlink(&layer)?;
         }
         let staged = self.staged(&self.dir);
         let linked = symlink(&target, &staged).and_then(|()| std::fs::rename(&staged, &path));
@@ -160,24 +181,31 @@ impl Files {
 
 /// Refuses a directory that holds layers or images of its own, such as Podman's.
 fn refuse_foreign(dir: &Path) -> Result<(), OpenError> {
-    let foreign = |path: PathBuf| Err(OpenError::Foreign { path });
-    let overlay = dir.join("overlay");
-    match overlay.symlink_metadata() {
-        Ok(metadata) if metadata.is_symlink() => return Ok(()),
-        Ok(_) => return foreign(overlay),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) if error.kind() == ErrorKind::NotADirectory => return foreign(dir.to_owned()),
-        Err(source) => return Err(FsError::new("stat", &overlay, source).into()),
-    }
-    // A first start may have ended half-way: what it makes before the link.
-    let is_ours = |name: &String| {
-        name.starts_with(STAGED)
-            || matches!(name.as_str(), "overlay-layers" | "overlay-images" | "lost+found")
+    let entries = |dir: &Path| match std::fs::read_dir(dir) {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            Err(OpenError::Foreign { path: dir.to_owned() })
+        }
+        Err(source) => Err(FsError::new("list", dir, source).into()),
     };
-    match list(dir)?.into_iter().find(|name| !is_ours(name)) {
-        Some(name) => foreign(dir.join(name)),
-        None => Ok(()),
+    let is_ours = |name: &str| {
+        name.starts_with(STAGED) || matches!(name, LAYERS | "overlay-images" | OVERLAY | "lost+found")
+    };
+    for entry in entries(dir)?.into_iter().flatten() {
+        let entry = entry.map_err(|source| FsError::new("list", dir, source))?;
+        if !is_ours(&entry.file_name().to_string_lossy()) {
+            return Err(OpenError::Foreign { path: entry.path() });
+        }
     }
+    // What this program puts there is links.
+    for entry in entries(&dir.join(OVERLAY))?.into_iter().flatten() {
+        let entry = entry.map_err(|source| FsError::new("list", dir, source))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            return Err(OpenError::Foreign { path: entry.path() });
+        }
+    }
+    Ok(())
 }
 
 /// Locks the directory for this process, by a lock that Podman does not use.

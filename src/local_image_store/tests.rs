@@ -43,6 +43,7 @@ impl Node {
 
     fn add(&self, name: &str) {
         let id = name.strip_prefix("alias-").unwrap_or(name);
+        fs::create_dir_all(self.store().join("layers/overlay").join(id).join("diff")).unwrap();
         fs::write(self.entry(name), object(id).to_string()).unwrap();
     }
 
@@ -70,6 +71,13 @@ impl Node {
     fn list_file(&self) -> (u64, i64, i64) {
         let metadata = fs::metadata(self.dir().join("overlay-layers/layers.json")).unwrap();
         (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+    }
+
+    fn layers(&self) -> Vec<String> {
+        let mut names = crate::fs::list(&self.dir().join("overlay")).unwrap();
+        names.retain(|name| name != "l");
+        names.sort();
+        names
     }
 
     fn links(&self) -> Vec<String> {
@@ -109,8 +117,8 @@ async fn what_the_store_names_is_listed_and_what_it_names_no_more_is_not() {
     assert_eq!(node.ids(), Vec::<String>::new());
     assert_eq!(node.text("overlay-images/images.json"), "[]\n");
     assert_eq!(
-        fs::read_link(node.dir().join("overlay")).unwrap(),
-        node.store().join("layers/overlay")
+        fs::read_link(node.dir().join("overlay/l")).unwrap(),
+        node.store().join("layers/overlay/l")
     );
 
     let token = node.token();
@@ -123,7 +131,12 @@ async fn what_the_store_names_is_listed_and_what_it_names_no_more_is_not() {
     assert_eq!(node.ids(), [id(1), id(2), id(3)]);
     assert_ne!(node.token(), token);
     assert_eq!(node.token().len(), 64);
-    // An alias has no archive of its own.
+    // An alias has neither a directory nor an archive of its own.
+    assert_eq!(node.layers(), [id(1), id(2)]);
+    assert_eq!(
+        fs::read_link(node.dir().join("overlay").join(id(1))).unwrap(),
+        node.store().join("layers/overlay").join(id(1))
+    );
     assert_eq!(node.links(), [1, 2].map(|n| format!("{}.tar-split.gz", id(n))));
     assert_eq!(
         fs::read_link(node.dir().join("overlay-layers").join(&node.links()[0])).unwrap(),
@@ -133,6 +146,7 @@ async fn what_the_store_names_is_listed_and_what_it_names_no_more_is_not() {
     fs::remove_file(node.entry(&id(1))).unwrap();
     fs::remove_file(node.entry(&format!("alias-{}", id(3)))).unwrap();
     assert_eq!(images.refresh().await.unwrap(), refreshed(1, 0, true));
+    assert_eq!(node.layers(), [id(2)]);
     assert_eq!(node.ids(), [id(2)]);
     assert_eq!(node.links(), [format!("{}.tar-split.gz", id(2))]);
 }
@@ -262,7 +276,7 @@ fn podmans_own_storage_is_refused_untouched() {
     let node = Node::new();
     for foreign in ["overlay", "overlay-containers", "libpod"] {
         let dir = node.root.path().join(foreign).join("storage");
-        fs::create_dir_all(dir.join(foreign)).unwrap();
+        fs::create_dir_all(dir.join(foreign).join("0123")).unwrap();
         let opened = LocalImageStore::open(&dir, &node.store(), Disk::new(Duration::from_secs(1)));
         let error = opened.err().unwrap();
         assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
@@ -280,8 +294,9 @@ async fn another_store_takes_the_place_of_the_first() {
     let mut images = LocalImageStore::open(&node.dir(), &other.store(), disk).unwrap();
     images.refresh().await.unwrap();
     assert_eq!(node.ids(), [id(2)]);
-    let overlay = fs::read_link(node.dir().join("overlay")).unwrap();
-    assert!(overlay.starts_with(other.store()));
+    let layer = fs::read_link(node.dir().join("overlay").join(id(2))).unwrap();
+    assert!(layer.starts_with(other.store()));
+    assert_eq!(node.layers(), [id(2)]);
     assert_eq!(node.links(), [format!("{}.tar-split.gz", id(2))]);
 }
 
@@ -291,7 +306,7 @@ fn what_a_killed_process_has_left_is_cleared() {
     drop(node.open());
     let staged = node.dir().join("overlay-layers/.wharf-0123456789abcdef");
     fs::write(&staged, "[").unwrap();
-    fs::remove_file(node.dir().join("overlay")).unwrap();
+    fs::remove_file(node.dir().join("overlay/l")).unwrap();
     fs::write(node.dir().join("overlay-layers/layers.lock"), "").unwrap();
     drop(node.open());
     assert!(!staged.exists());

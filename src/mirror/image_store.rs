@@ -1,7 +1,8 @@
 //! Keeps the store's layers.json, and tells when it lists a layer.
 //!
 //! ```text
-//! chain record ──→ complete ──→ its entry ──→ layers.json ──→ all that wait for it go on
+//! staged ──→ its entry ──→ layers.json ──→ its directory ──→ chain record     where all nodes see a new list at once
+//! staged ──→ its directory ──→ chain record ──→ its entry ──→ layers.json     elsewhere; nodes keep lists of their own
 //! ```
 //! layers.json follows from the names of the entries alone. One task of each mirror keeps it: it lists the names, reads
 //! those that it does not know, writes the list by a rename, and lists once more until nothing is missing. A mirror that
@@ -11,6 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::{Inner, Mirror};
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
 use crate::fs::{FileIdentity, FsError, Kind, Mount, random_name};
+use crate::oci::LayerId;
 use crate::store::{EntryName, EntryTexts, Store};
 
 /// How often it is looked whether the list is still the one that this mirror knows.
@@ -43,6 +46,9 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How many nodes are remembered before those that have left are forgotten.
 const MAX_NODES: usize = 4096;
 
+/// How long a layer waits to be listed before it is published all the same.
+const ANNOUNCEMENT: Duration = Duration::from_secs(2);
+
 /// How long a node is waited for that keeps a list of its own, until its list has what the store's has.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,10 @@ pub(super) struct ImageStore {
     process: String,
     wanted: Notify,
     listed: Mutex<HashSet<EntryName>>,
+    /// Layers that are listed although their directories are not there yet.
+    announced: Mutex<HashSet<EntryName>>,
+    /// The list could not be brought up to date.
+    fails: AtomicBool,
     /// Counts the lists that this process has seen to be whole.
     sequence: watch::Sender<u64>,
     /// How late nodes see a new list.
@@ -101,6 +111,8 @@ impl ImageStore {
             process: random_name(),
             wanted: Notify::new(),
             listed: Mutex::default(),
+            announced: Mutex::default(),
+            fails: AtomicBool::new(false),
             sequence: watch::Sender::new(0),
             lag,
             written_at: Mutex::default(),
@@ -111,6 +123,32 @@ impl ImageStore {
     /// Has the list brought up to date soon.
     pub(super) fn want(&self) {
         self.wanted.notify_one();
+    }
+
+    /// Tells whether a layer is to be listed before its directory has its name: where other nodes see both at once.
+    pub(super) fn lists_first(&self) -> bool {
+        self.lag.is_zero()
+    }
+
+    /// Has a layer listed whose directory is about to get its name; waits until it is, or will not be soon.
+    pub(super) async fn announce(&self, name: &EntryName) {
+        self.lock_announced().insert(name.clone());
+        if self.fails.load(Ordering::Relaxed) {
+            return;
+        }
+        // Agents' nodes do not need the list, and are not to wait for it.
+        let _ = timeout(ANNOUNCEMENT, self.listed(std::slice::from_ref(name))).await;
+    }
+
+    /// Ends the announcement of a layer, whatever came of it.
+    pub(super) fn retract(&self, layer_id: &LayerId) {
+        if self.lock_announced().remove(&EntryName::Layer(layer_id.clone())) {
+            self.want();
+        }
+    }
+
+    fn lock_announced(&self) -> MutexGuard<'_, HashSet<EntryName>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells whether all these are listed, as far as this process knows.
@@ -228,11 +266,10 @@ impl Inner {
     pub(super) async fn keep_image_store(self: Arc<Self>) {
         let mut known = Known::default();
         loop {
-            let pause = match self.refresh(&mut known).await {
-                Ok(()) => INTERVAL,
-                // It is in the log.
-                Err(_) => RETRY,
-            };
+            // Why is in the log.
+            let fails = self.refresh(&mut known).await.is_err();
+            self.image_store.fails.store(fails, Ordering::Relaxed);
+            let pause = if fails { RETRY } else { INTERVAL };
             let _ = timeout(pause, self.image_store.wanted.notified()).await;
         }
     }
@@ -280,10 +317,18 @@ impl Inner {
             .collect();
         for part in new.chunks(READ_AT_ONCE) {
             let part = part.to_vec();
+            let announced = self.image_store.lock_announced().clone();
             let read = move |store: &Store| {
                 let mut found = Vec::new();
                 for name in part {
-                    if let Some(text) = store.read_or_remove_entry(&name)? {
+                    // A mirror may have died before it published the layer.
+                    let is_there = match &name {
+                        EntryName::Layer(layer_id) => {
+                            announced.contains(&name) || store.has_layer(layer_id)?
+                        }
+                        EntryName::Alias(_) => true,
+                    };
+                    if is_there && let Some(text) = store.read_or_remove_entry(&name)? {
                         found.push((name, text));
                     }
                 }

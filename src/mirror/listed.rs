@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use tokio::runtime::Handle;
 
 use super::image::{Image, LayerError};
 use super::manifest::ServedManifest;
@@ -166,10 +167,18 @@ impl Inner {
         let _turn = extraction.turn().await?;
         let (store, options) = (self.store.clone(), extraction.options.clone());
         // Not under the deadline of one call: there may be many files to link.
+        let (inner, runtime) = (Arc::clone(self), Handle::current());
         let completing = tokio::task::spawn_blocking(move || {
             let compression = store.compression_of(&record.blob)?;
             let entry = Entry::of_layer(&place, &record, compression);
-            store.complete_layer(&place, &entry, &record, &options)
+            let list = |name: &EntryName| {
+                if inner.image_store.lists_first() {
+                    runtime.block_on(inner.image_store.announce(name));
+                }
+            };
+            let completed = store.complete_layer(&place, &entry, &record, &options, &list);
+            inner.image_store.retract(&place.layer_id);
+            completed
         });
         completing.await??;
         self.image_store.want();

@@ -24,7 +24,7 @@ pub(super) const PODMAN_SERVICE: &str = include_str!("../../config/systemd/wharf
 /// The image store that is on the store.
 pub(super) const SHARED_IMAGE_STORE: &str = "/mnt/wharf/layers";
 /// The image store that an agent keeps on this node.
-pub(super) const LOCAL_IMAGE_STORE: &str = "/var/lib/wharf-podman";
+pub(super) const LOCAL_IMAGE_STORE: &str = "/srv/wharf";
 const HOSTS: &str = include_str!("../../config/agent/hosts.toml");
 const REGISTRIES: &str = include_str!("../../config/podman/registries.conf");
 const STORAGE_CONF: &str = include_str!("../../config/podman/storage.conf");

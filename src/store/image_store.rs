@@ -25,7 +25,7 @@ use std::sync::{Mutex, PoisonError};
 pub use entry::{Entry, EntryName};
 pub use list::{EntryTexts, layer_list};
 
-use crate::fs::{self, FsError};
+use crate::fs::{self, FsError, Published};
 use crate::oci::{ChainLink, LayerId};
 use crate::unpack::{self, Options, UnpackError};
 
@@ -91,6 +91,33 @@ impl Store {
         self.dress(staged.path(), place)
     }
 
+    /// Writes the entry of a staged layer, has it listed by `list`, and then gives the directory its name.
+    ///
+    /// A layer that is there and not listed makes a pull fail that brings it: containers/storage believes that a killed
+    /// process has left it, and cannot remove it. One that is listed a moment before it is there harms nobody.
+    ///
+    /// # Errors
+    /// Any errno; the entry is then removed.
+    pub fn publish_listed(
+        &self,
+        staged: StagedLayer,
+        place: &LayerPlace,
+        entry: &Entry,
+        list: &dyn Fn(&EntryName),
+    ) -> Result<Published, FsError> {
+        let name = EntryName::Layer(place.layer_id.clone());
+        self.write_entry(&name, entry)?;
+        list(&name);
+        self.publish_layer(staged, &place.layer_id).inspect_err(|_| {
+            if let Err(error) = self.forget_layer(&place.layer_id) {
+                tracing::warn!(
+                    error = error.full_text(),
+                    "the entry of a layer that is not published stays"
+                );
+            }
+        })
+    }
+
     /// Completes a layer whose chain record is published, and writes its entry; what is there stays.
     ///
     /// A directory that is another stack's is made again under this layer's id, by hard links.
@@ -103,16 +130,20 @@ impl Store {
         entry: &Entry,
         record: &ChainRecord,
         options: &Options,
+        list: &dyn Fn(&EntryName),
     ) -> Result<(), UnpackError> {
         let name = EntryName::Layer(place.layer_id.clone());
-        if self.has_entry(&name)? {
+        let is_there = self.has_layer(&place.layer_id)?;
+        if is_there && self.has_entry(&name)? {
             return Ok(());
         }
-        if !self.has_layer(&place.layer_id)? {
+        if !is_there {
             let staged = self.stage_layer()?;
             unpack::share(&self.layer_path(&record.layer_id), &staged.diff(), options)?;
             self.dress_layer(&staged, place)?;
-            self.publish_layer(staged, &place.layer_id)?;
+            self.share_tar_split(&record.layer_id, &place.layer_id)?;
+            self.publish_listed(staged, place, entry, list)?;
+            return Ok(());
         }
         // A layer that an earlier version published, or whose publisher died half-way.
         self.dress(&self.layout().layer(&place.layer_id), place)?;
@@ -232,7 +263,9 @@ mod tests {
         let place = LayerPlace::of(links, index);
         let record = record(&links[index], directory);
         let entry = Entry::of_layer(&place, &record, Compression::Gzip);
-        store.complete_layer(&place, &entry, &record, &options()).unwrap();
+        store
+            .complete_layer(&place, &entry, &record, &options(), &|_| ())
+            .unwrap();
         EntryName::Layer(place.layer_id)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
-use crate::store::{ChainRecord, LayerPlace, StagedLayer, Store};
+use crate::store::{ChainRecord, Entry, EntryName, LayerPlace, StagedLayer, Store};
 use crate::unpack::{self, Options, Unpacked, Unsettled};
 
 /// A layer that waits for what is below; dropped before it is published, its directory is removed.
@@ -18,6 +18,19 @@ pub(super) struct Extracted {
     blob: Descriptor,
     unpacked: Unpacked,
     place: Mutex<Place>,
+}
+
+/// Has an entry listed, and returns when that is done or will not be.
+pub(super) type ListFirst<'a> = dyn Fn(&EntryName) + 'a;
+
+/// What a layer is published with.
+#[derive(Clone, Copy)]
+struct Publishing<'a> {
+    link: &'a ChainLink,
+    place: &'a LayerPlace,
+    store: &'a Store,
+    options: &'a Options,
+    list: Option<&'a ListFirst<'a>>,
 }
 
 #[derive(Debug)]
@@ -46,19 +59,33 @@ impl Extracted {
 
     /// Publishes it as the top of a stack whose other layers are published: directory, then record. Blocks.
     ///
-    /// `None` if the directory does not suit this stack.
+    /// `None` if the directory does not suit this stack. `list` is called before the directory has its name.
     pub(super) fn publish_as(
         &self,
         link: &ChainLink,
         place: &LayerPlace,
         store: &Store,
         options: &Options,
+        list: Option<&ListFirst<'_>>,
     ) -> Result<Option<ChainRecord>, LayerError> {
         let below = self.below(link, store)?;
-        let Some(directory) = self.directory(link, place, &below, store, options)? else {
+        let publishing = Publishing {
+            link,
+            place,
+            store,
+            options,
+            list,
+        };
+        let Some(directory) = self.directory(&publishing, &below)? else {
             return Ok(None);
         };
-        let record = ChainRecord {
+        let record = self.record(link, directory);
+        store.publish_chain(&link.chain_id, &record)?;
+        Ok(Some(record))
+    }
+
+    fn record(&self, link: &ChainLink, directory: Directory) -> ChainRecord {
+        ChainRecord {
             layer_id: directory.layer_id,
             diff_id: link.diff_id.clone(),
             parent: link.parent.clone(),
@@ -70,9 +97,7 @@ impl Extracted {
             compromises: self.unpacked.compromises.clone(),
             expanded: directory.is_bound,
             root_is_implied: self.unpacked.unsettled.root_is_implied,
-        };
-        store.publish_chain(&link.chain_id, &record)?;
-        Ok(Some(record))
+        }
     }
 
     /// Returns those directories of the stack below that this layer depends on.
@@ -91,12 +116,16 @@ impl Extracted {
 
     fn directory(
         &self,
-        link: &ChainLink,
-        place: &LayerPlace,
+        publishing: &Publishing<'_>,
         below: &[PathBuf],
-        store: &Store,
-        options: &Options,
     ) -> Result<Option<Directory>, LayerError> {
+        let Publishing {
+            link,
+            place,
+            store,
+            options,
+            list,
+        } = *publishing;
         let unsettled = &self.unpacked.unsettled;
         // Locked to the end: a stack that comes second waits, and finds it published.
         let mut current = self.place.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,12 +141,19 @@ impl Extracted {
         };
         let is_bound =
             *unsettled != Unsettled::default() && unpack::settle(&staged.diff(), unsettled, below, options)?;
-        store.dress_layer(&staged, place)?;
-        store.publish_layer(staged, &link.layer_id)?;
         let directory = Directory {
             layer_id: link.layer_id.clone(),
             is_bound,
         };
+        store.dress_layer(&staged, place)?;
+        match list {
+            Some(list) => {
+                let record = self.record(link, directory.clone());
+                let entry = Entry::of_layer(place, &record, store.compression_of(&record.blob)?);
+                store.publish_listed(staged, place, &entry, list)?;
+            }
+            None => drop(store.publish_layer(staged, &link.layer_id)?),
+        }
         *current = Place::Published(directory.clone());
         Ok(Some(directory))
     }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::extract::{Extraction, Failed, Found};
-use super::extracted::{Extracted, share};
+use super::extracted::{Extracted, ListFirst, share};
 use super::{Image, Layer, LayerError, LayerStage};
 use crate::mirror::Inner;
 use crate::oci::{ChainLink, Digest};
-use crate::store::{ChainRecord, LayerPlace};
+use crate::store::{ChainRecord, EntryName, LayerPlace};
 use crate::telemetry::labels::LayerOutcome;
 
 /// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
@@ -178,10 +179,14 @@ impl LayerTask {
         let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
-        let in_thread = place.clone();
+        let (in_thread, runtime) = (place.clone(), Handle::current());
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            extracted.publish_as(&link, &in_thread, &mirror.store, &options)
+            let list = |name: &EntryName| runtime.block_on(mirror.image_store.announce(name));
+            let list_first: Option<&ListFirst<'_>> = mirror.image_store.lists_first().then_some(&list);
+            let published = extracted.publish_as(&link, &in_thread, &mirror.store, &options, list_first);
+            mirror.image_store.retract(&in_thread.layer_id);
+            published
         });
         let Some(record) = self.told(publish).await? else {
             return Ok(false);

@@ -20,7 +20,7 @@ use crate::support::suite::Suite;
 const GRAPH_ROOT: &str = "/var/lib/containers/storage";
 /// The additional image store that the agent keeps on the node: short, since Podman 4.3 has one page of mount(2)'s
 /// options for the paths of all layers of an image.
-const LOCAL_IMAGE_STORE: &str = "/wharf";
+const LOCAL_IMAGE_STORE: &str = "/srv/wharf";
 /// Where containers' scripts print to, for everybody.
 const OUTPUTS: &str = "/var/outputs";
 const OUTPUTS_INSIDE: &str = "/outputs";
