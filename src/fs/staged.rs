@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FsError, OpenFile, make_dirs_durably, sync_dir};
+use super::{FsError, OpenFile, Published, make_dirs_durably, sync_dir};
 
 /// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 512;
@@ -101,15 +101,26 @@ impl StagedFile {
         self.file
             .sync_all()
             .map_err(|source| FsError::new("sync", &self.path, source))?;
-        let parent = target.parent().unwrap_or(Path::new("."));
-        if super::stat(target)?.is_some() {
-            return Ok(());
-        }
-        make_dirs_durably(parent)?;
-        std::fs::rename(&self.path, target).map_err(|source| FsError::new("rename", target, source))?;
-        self.is_published = true;
-        sync_dir(parent)
+        self.is_published = publish_file(&self.path, target)? == Published::Ours;
+        Ok(())
     }
+}
+
+/// Gives a file, whose content is durable, its final name, whose directory is made if needed.
+///
+/// A final name that exists already stays, and what was to be published is then where it was.
+///
+/// # Errors
+/// Any errno.
+pub fn publish_file(staged: &Path, target: &Path) -> Result<Published, FsError> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    if super::stat(target)?.is_some() {
+        return Ok(Published::Theirs);
+    }
+    make_dirs_durably(parent)?;
+    std::fs::rename(staged, target).map_err(|source| FsError::new("rename", target, source))?;
+    sync_dir(parent)?;
+    Ok(Published::Ours)
 }
 
 impl Drop for StagedFile {

@@ -10,6 +10,9 @@ use super::record::Subject;
 /// The directory that is a layer, within what is published under its id.
 pub(super) const DIFF: &str = "diff";
 
+/// The layer's tar-split, as long as it is staged beside that directory.
+pub(super) const STAGED_TAR_SPLIT: &str = "tar-split.gz";
+
 /// The paths of one store.
 pub(super) struct Layout {
     root: PathBuf,
@@ -99,6 +102,14 @@ impl Layout {
 
     pub(super) fn layer_diff(&self, layer_id: &LayerId) -> PathBuf {
         self.layer(layer_id).join(DIFF)
+    }
+
+    /// Returns what containers/storage makes a layer's tar stream from again, with the layer's directory.
+    pub(super) fn tar_split(&self, layer_id: &LayerId) -> PathBuf {
+        self.root
+            .join("layers")
+            .join("overlay-layers")
+            .join(format!("{}.tar-split.gz", layer_id.as_str()))
     }
 
     /// Returns the directories that hold the chains, by the algorithm of their ids.
