@@ -1,7 +1,9 @@
 //! The node's process: wires the snapshotter, serves it on a unix socket, and ends in order.
+//! With it or alone, it keeps an image store for Podman up to date.
 
 pub mod mirrors;
 mod overlay;
+mod podman;
 pub mod references;
 mod socket;
 mod state;
@@ -12,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnixListenerStream;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::transport::Server;
 
 use crate::snapshotter::proto::snapshots::snapshots_server::SnapshotsServer;
@@ -37,18 +39,38 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// The store's directory on this node; it is only read.
     pub store: PathBuf,
+    /// The mirrors, the preferred one first; at least one if snapshots are served.
+    pub mirrors: Vec<MirrorUrl>,
+    /// How long a call to the store may take.
+    pub store_timeout: Duration,
+    /// What is served to containerd, if anything is.
+    pub snapshots: Option<SnapshotSettings>,
+    /// The directory of an image store for Podman, if one is kept.
+    pub image_store: Option<PathBuf>,
+}
+
+/// How snapshots are served.
+#[derive(Clone, Debug)]
+pub struct SnapshotSettings {
     /// The directory of local snapshots and records.
     pub root: PathBuf,
     /// The unix socket to serve.
     pub socket: PathBuf,
-    /// The mirrors, the preferred one first.
-    pub mirrors: Vec<MirrorUrl>,
     /// containerd's socket; `None` if blobs are not to be linked into its content store.
     pub containerd: Option<PathBuf>,
     /// How long a call waits for mirrors to bring a layer.
     pub prepare_wait: Duration,
-    /// How long a call to the store may take.
-    pub store_timeout: Duration,
+}
+
+impl Settings {
+    fn image_store(&self) -> Option<podman::Place> {
+        let dir = self.image_store.clone()?;
+        Some(podman::Place {
+            dir,
+            store: self.store.clone(),
+            store_timeout: self.store_timeout,
+        })
+    }
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -57,27 +79,92 @@ pub struct Settings {
 /// Fails, with the path and the remedy, if something that the settings name cannot be used. A store that is
 /// not there is no reason to: it may be mounted later.
 pub fn run(settings: &Settings) -> anyhow::Result<()> {
+    in_runtime(serve(settings))
+}
+
+/// Brings the image store up to date and ends.
+///
+/// # Errors
+/// Fails if the store cannot be read, or the directory not be written.
+pub fn refresh_image_store(settings: &Settings) -> anyhow::Result<()> {
+    let place = settings.image_store().context("no image store is named")?;
+    in_runtime(podman::refresh_once(&place))
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let served = runtime.block_on(serve(settings));
+    let ended = runtime.block_on(work);
     runtime.shutdown_timeout(LAST_CALLS);
-    served
+    ended
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let root = usable_root(&settings.root)?;
-    let snapshots = open(settings, &root)?;
-    let listener = socket::bind(&settings.socket)?;
+    let mut stops = StopSignals::new()?;
+    let mirrors = Mirrors::new(&settings.mirrors)?;
+    let keeping = match settings.image_store() {
+        Some(place) => {
+            let keeper = podman::Keeper::open(&place)?;
+            let mirrors = (!settings.mirrors.is_empty()).then(|| mirrors.clone());
+            Some(AbortOnDropHandle::new(tokio::spawn(podman::keep(
+                keeper, mirrors,
+            ))))
+        }
+        None => None,
+    };
+    match (&settings.snapshots, keeping) {
+        (Some(snapshots), _keeping) => serve_snapshots(settings, snapshots, mirrors, &mut stops).await,
+        (None, Some(keeping)) => tokio::select! {
+            ended = keeping => ended.context("the image store is not kept up to date any more"),
+            () = stops.any() => {
+                tracing::info!("stopping");
+                Ok(())
+            }
+        },
+        (None, None) => Ok(()),
+    }
+}
+
+/// What tells this process to end.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for signals")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for signals")?,
+        })
+    }
+
+    /// Waits for any of them.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve_snapshots(
+    settings: &Settings,
+    of_snapshots: &SnapshotSettings,
+    mirrors: Mirrors,
+    stops: &mut StopSignals,
+) -> anyhow::Result<()> {
+    let root = usable_root(&of_snapshots.root)?;
+    let snapshots = open(settings, of_snapshots, mirrors, &root)?;
+    let listener = socket::bind(&of_snapshots.socket)?;
     listener
         .set_nonblocking(true)
         .context("cannot serve the socket")?;
     let listener = UnixListener::from_std(listener).context("cannot serve the socket")?;
     tracing::info!(
-        socket = %settings.socket.display(),
+        socket = %of_snapshots.socket.display(),
         store = %settings.store.display(),
         root = %root.display(),
         version = env!("CARGO_PKG_VERSION"),
@@ -93,14 +180,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     tokio::pin!(server);
     tokio::select! {
         served = &mut server => return served.context("cannot serve the socket"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stops.any() => {}
     }
     tracing::info!("stopping");
     drop(stop);
     calls.close();
     let answered = async {
-        let _ = timeout(settings.prepare_wait + LAST_ANSWERS, calls.wait()).await;
+        let _ = timeout(of_snapshots.prepare_wait + LAST_ANSWERS, calls.wait()).await;
         sleep(LAST_BYTES).await;
     };
     // containerd may keep a connection that has been told to end, and asks a new agent by a new one.
@@ -111,21 +197,25 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Opens what the node has of snapshots, and says if the store is not there.
-fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
+fn open(
+    settings: &Settings,
+    of_snapshots: &SnapshotSettings,
+    mirrors: Mirrors,
+    root: &Path,
+) -> anyhow::Result<Snapshots> {
     let db = state::open(root)?;
     let store = std::path::absolute(&settings.store)
         .with_context(|| format!("{} is no path", settings.store.display()))?;
     let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
     let watched = layers.clone();
     tokio::spawn(async move { watched.check().await });
-    let mirrors = Mirrors::new(&settings.mirrors)?;
     let parts = Parts {
         layers,
         references: References::open(root, mirrors.clone())?,
         mirrors,
-        content: settings.containerd.as_deref().map(ContentStore::new),
+        content: of_snapshots.containerd.as_deref().map(ContentStore::new),
         bounds: Bounds {
-            prepare_wait: settings.prepare_wait,
+            prepare_wait: of_snapshots.prepare_wait,
             reference_wait: REFERENCE_WAIT,
         },
     };

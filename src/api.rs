@@ -5,6 +5,7 @@
 //! | `POST /wharf/v1/layers` | [`LayerWish`] | [`LayerAnswer`] |
 //! | `POST /wharf/v1/images` | [`ImageWish`] | [`ImageReport`]s, a line each, as things come on; the last one has its `end` |
 //! | `PUT /wharf/v1/nodes/<id>` | [`NodeStatement`] | [`NodeAnswer`], once it is on the store |
+//! | `GET /wharf/v1/image-store?…` ([`ImageStoreQuestion::query`]) | | [`ImageStoreAnswer`], once there is news |
 //!
 //! A version of the path keeps its meaning: members may be added, and what a reader does not know it ignores.
 //! Errors have the distribution spec's form, as everywhere else.
@@ -14,6 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
 
 use crate::fs::random_name;
 use crate::oci::image_name::ImageName;
@@ -159,6 +161,63 @@ pub struct NodeAnswer {
     /// The highest that was there before, if any was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u64>,
+}
+
+/// Asks for the news of the store's image store (`layers/entries/`), and tells how far this node's lists are.
+///
+/// A node that asks has lists of its own, and does not read the store's `layers.json`: a manifest that is held
+/// for the address which asks may go once `have` covers its layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageStoreQuestion {
+    /// Everything up to this number is in the node's lists; 0 if nothing is known to be.
+    pub have: u64,
+    /// Which mirror process counted that; to every other one `have` means 0. `None` before the first answer.
+    pub mirror: Option<String>,
+    /// How long the answer may wait for news, in seconds.
+    pub wait: u64,
+}
+
+/// How far the store's image store is, as one mirror process counts.
+///
+/// Answered at once if that is more than `have`, else when it is, at the latest after `wait`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStoreAnswer {
+    /// Higher with each change in `layers/entries/` that this process has seen; a node that lists the names
+    /// after this answer finds all up to it.
+    pub sequence: u64,
+    /// The process that counts: random, another one after each start.
+    pub mirror: String,
+}
+
+impl ImageStoreQuestion {
+    /// Reads the query of a request's URI; what makes no sense counts as not said.
+    pub fn parse(query: &str) -> Self {
+        let mut question = Self {
+            have: 0,
+            mirror: None,
+            wait: 0,
+        };
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "have" => question.have = value.parse().unwrap_or_default(),
+                "wait" => question.wait = value.parse().unwrap_or_default(),
+                "mirror" => question.mirror = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        question
+    }
+
+    /// Returns the query of the request's URI.
+    pub fn query(&self) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("have", &self.have.to_string());
+        if let Some(mirror) = &self.mirror {
+            query.append_pair("mirror", mirror);
+        }
+        query.append_pair("wait", &self.wait.to_string());
+        query.finish()
+    }
 }
 
 /// A node's id, made once: 32 hexadecimal digits. Safe as a file's name.

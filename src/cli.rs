@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Mirror registries: serve the pull half of the OCI distribution API.
     Serve(serve::ServeArguments),
-    /// Serve this node's containerd the layers of a store, as a proxy snapshotter.
+    /// Serve this node's containerd the layers of a store as a snapshotter, or list them for its Podman.
     Agent(agent::AgentArguments),
     /// Bring images into a store and extract their layers, beside mirrors or without one.
     Pull(pull::PullArguments),
@@ -40,7 +40,7 @@ enum Command {
     Nodes(nodes::NodesArguments),
     /// Tell what a store knows of an image, or of a stack of layers, as JSON.
     Inspect(inspect::InspectArguments),
-    /// Make this node's Docker, containerd or Podman read from the mirror and the store.
+    /// Make this node's Docker, containerd, Podman or CRI-O read from the mirror and the store.
     Setup(setup::SetupArguments),
     /// Tell what a store's file system can keep, and what to change on it.
     Doctor(doctor::DoctorArguments),

@@ -4,6 +4,7 @@
 //! ENOENT means "not there" ([`FsError::is_missing`]).
 
 mod abilities;
+mod bare_dir;
 mod disk;
 mod error;
 mod kind;
@@ -15,6 +16,7 @@ mod staged;
 mod tree;
 
 pub use abilities::{Abilities, Durability};
+pub use bare_dir::BareDir;
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use kind::{Kind, Mount, Place};
@@ -27,8 +29,8 @@ pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// A value of `security.capability` (linux/capability.h, `vfs_cap_data` version 2): CAP_NET_RAW, effective.
@@ -58,6 +60,20 @@ pub fn open(path: &Path) -> Result<Option<OpenFile>, FsError> {
         Ok(file) => Ok(Some(file.into())),
         Err(source) => missing_as_none(FsError::new("open", path, source)),
     }
+}
+
+/// Tells whether POSIX locks can be had on a file, as its readers want them; it must be there.
+///
+/// # Errors
+/// Any errno of opening it.
+pub fn takes_locks(path: &Path) -> Result<bool, FsError> {
+    let file = File::open(path).map_err(|source| FsError::new("open", path, source))?;
+    let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+    Ok(match rustix::fs::fcntl_lock(&file, shared) {
+        // Somebody else has one.
+        Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => true,
+        Err(_) => false,
+    })
 }
 
 /// Returns a file's length in bytes; `None` if it does not exist.
@@ -189,6 +205,56 @@ pub fn create_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
         file.sync_all().map_err(error("sync"))?;
     }
     Ok(())
+}
+
+/// Makes a symbolic link, whose name must be free.
+///
+/// # Errors
+/// Any errno; EEXIST ([`FsErrorKind::Exists`]) if the name is taken.
+pub fn make_link(target: &Path, path: &Path) -> Result<(), FsError> {
+    std::os::unix::fs::symlink(target, path).map_err(|source| FsError::new("make link", path, source))
+}
+
+/// Returns where a symbolic link leads.
+///
+/// # Errors
+/// Any errno, ENOENT too.
+pub fn read_link(path: &Path) -> Result<PathBuf, FsError> {
+    std::fs::read_link(path).map_err(|source| FsError::new("read link", path, source))
+}
+
+/// Writes over the beginning of a file that is there, for who compares its content with what it was.
+///
+/// # Errors
+/// Any errno.
+pub fn overwrite(path: &Path, content: &[u8]) -> Result<(), FsError> {
+    let error = |operation| move |source| FsError::new(operation, path, source);
+    let file = File::options().write(true).open(path).map_err(error("open"))?;
+    file.write_all_at(content, 0).map_err(error("write"))?;
+    file.sync_all().map_err(error("sync"))
+}
+
+/// Tells a file from the one that has its name later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+/// Returns which file has a name; `None` if none has.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn identity(path: &Path) -> Result<Option<FileIdentity>, FsError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(FileIdentity {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })),
+        Err(source) => missing_as_none(FsError::new("stat", path, source)),
+    }
 }
 
 /// Makes a name that no other process makes: 64 random bits in hex.

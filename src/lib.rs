@@ -15,6 +15,7 @@ pub mod fs;
 pub mod http;
 pub mod index;
 pub mod inventory;
+pub mod local_image_store;
 pub mod mirror;
 pub mod oci;
 pub mod pull;

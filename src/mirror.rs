@@ -10,6 +10,8 @@
 //! | `background` | what serving a manifest starts |
 //! | `image` | brings an image's blobs into the store, and extracts its layers |
 //! | `materialise` | brings one layer into the store for a node that misses it |
+//! | `image_store` | keeps layers.json, which clients of containers/storage look layers up in |
+//! | `listed` | sees to it that it lists an image |
 //! | `last_use` | notes when an image was last used |
 //! | `published` | whether a layer is on the store, and its record right |
 //! | `pull` | brings an image into the store though no client asks |
@@ -26,7 +28,9 @@ mod buffers;
 mod error;
 mod fill;
 mod image;
+mod image_store;
 mod last_use;
+mod listed;
 mod listing;
 mod manifest;
 mod materialise;
@@ -43,6 +47,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
+use quick_cache::sync::Cache;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -52,7 +57,7 @@ use crate::flight::{Abandoned, Flights, Questions};
 use crate::fs::{Disk, FsError};
 use crate::index::Index;
 use crate::oci::{Digest, RegistryHost, Repository};
-use crate::store::Store;
+use crate::store::{EntryName, Store};
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::StoreErrorKind;
 use crate::upstream::{Upstream, Upstreams};
@@ -61,6 +66,7 @@ pub use blob::{BlobStream, OpenBlob};
 pub use error::{MirrorError, MirrorErrorClass};
 pub use fill::FillError;
 pub use image::{Image, Layer, LayerError, LayerStage, LayerStatus};
+pub use listed::Awaited;
 pub use listing::{Page, Referrers, Tags};
 pub use manifest::{Freshness, ServedManifest};
 pub use pull::{PullError, Pulled};
@@ -69,7 +75,9 @@ use background::Background;
 use buffers::Buffers;
 use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
 use image::Extraction;
+use image_store::ImageStore;
 use last_use::NotedUses;
+use listed::ListedImage;
 use manifest::ManifestMemory;
 use materialise::StackImages;
 use membership::Guards;
@@ -84,6 +92,9 @@ const UPSTREAM_WAIT: Duration = Duration::from_secs(20);
 /// How long after a failed call a store that seems not to have something is not believed: what one
 /// request asks of it lies within.
 const JUST_NOW: Duration = Duration::from_secs(5);
+
+/// Of how many images it is remembered that layers.json lists them.
+const MAX_LISTED_IMAGES: usize = 4096;
 
 /// A mirror of registries over one store. Cheap to clone.
 #[derive(Clone)]
@@ -115,6 +126,10 @@ struct Inner {
     background: Background,
     /// `None` if this mirror extracts no layers.
     extraction: Option<Arc<Extraction>>,
+    image_store: ImageStore,
+    /// The images that layers.json has listed whole, and those that somebody waits for.
+    listed_images: Cache<(Repository, Digest), Arc<[EntryName]>>,
+    listing_images: Questions<(Repository, Digest), ListedImage>,
     /// Which image has a stack.
     stacks: StackImages,
     noted_uses: NotedUses,
@@ -134,6 +149,7 @@ impl Mirror {
         let disk = Disk::new(config.store_timeout);
         let extraction = image::extraction(config.extract.as_ref(), &store);
         let inner = Inner {
+            image_store: ImageStore::new(&store),
             store,
             index,
             upstreams,
@@ -155,6 +171,8 @@ impl Mirror {
             negatives: Negatives::new(config.negative_ttl),
             background: Background::new(config.background_fills),
             extraction,
+            listed_images: Cache::new(MAX_LISTED_IMAGES),
+            listing_images: Questions::default(),
             stacks: StackImages::new(),
             noted_uses: NotedUses::new(),
             images: Flights::default(),

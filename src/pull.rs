@@ -102,6 +102,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
     let ended = async {
         let outcomes = join_all(pulls).await;
         mirror.published().await;
+        mirror.list_layers().await;
         outcomes
     };
     let results = tokio::select! {

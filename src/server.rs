@@ -124,6 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
     let handle = Handle::new();
     let mirror = app.mirror.clone();
+    mirror.keep_image_store();
     let drain = Drain {
         handle: handle.clone(),
         draining,

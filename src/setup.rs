@@ -7,6 +7,7 @@
 //! `template` fills in this node's paths, `toml` and `json` merge, `node` says which files a runtime needs, and
 //! `file` writes one.
 
+mod empty_file;
 mod error;
 mod file;
 mod installed;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
+pub use empty_file::EmptyFile;
 pub use error::SetupError;
 pub use file::FileChange;
 pub use installed::{Installed, Version};
@@ -31,8 +33,20 @@ pub enum Runtime {
     /// containerd with Kubernetes (CRI): layers come from `wharf agent`
     #[value(alias = "kubernetes")]
     Containerd,
-    /// Podman, CRI-O, Buildah, skopeo: images come through the mirror
+    /// Podman, Buildah, skopeo: images come through the mirror, and layers from the store
     Podman,
+    /// Kubernetes with CRI-O: the same
+    #[value(name = "crio", alias = "cri-o")]
+    Crio,
+}
+
+/// Which lists of layers a node's containers/storage reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ImageStore {
+    /// Those on the store: for file systems that keep files and locks in step, such as NFS and CephFS
+    Shared,
+    /// Lists on this node, which `wharf agent --podman` keeps: for every file system
+    Local,
 }
 
 /// What to set up, and where everything is.
@@ -47,6 +61,10 @@ pub struct Order {
     pub root: PathBuf,
     /// The agent's socket.
     pub socket: PathBuf,
+    /// The node's own image store for Podman and CRI-O.
+    pub podman: PathBuf,
+    /// Which image store they read; found out if it is not given.
+    pub image_store: Option<ImageStore>,
     /// The `wharf` that is to run as the agent.
     pub program: PathBuf,
     /// The directory of configurations: `/etc`.
@@ -62,6 +80,8 @@ pub struct Order {
 pub struct Plan {
     /// Every file that the runtime needs, also those that are right already.
     pub files: Vec<FileChange>,
+    /// Empty files that it needs besides.
+    pub empty_files: Vec<EmptyFile>,
     /// What the operator must know, and do.
     pub notes: Vec<String>,
 }
@@ -76,9 +96,25 @@ impl Plan {
         node::plan(order, installed)
     }
 
+    fn of(files: Vec<FileChange>, notes: Vec<String>) -> Self {
+        Self {
+            files,
+            empty_files: Vec::new(),
+            notes,
+        }
+    }
+
+    /// Tells whether anything is to be changed.
+    pub fn is_change(&self) -> bool {
+        self.files.iter().any(FileChange::is_change) || self.empty_files.iter().any(EmptyFile::is_change)
+    }
+
     /// Returns the changes as a unified diff, which is empty if the node has all it needs.
     pub fn diff(&self) -> String {
-        self.files.iter().map(FileChange::diff).collect()
+        let files = self.files.iter().map(FileChange::diff);
+        files
+            .chain(self.empty_files.iter().map(EmptyFile::diff))
+            .collect()
     }
 
     /// Writes each file that changes, whole or not at all, and keeps what was there before in `<file>.wharf-backup`.
@@ -86,7 +122,8 @@ impl Plan {
     /// # Errors
     /// Any errno, with the path. Files before it are written.
     pub fn write(&self) -> Result<(), SetupError> {
-        self.files.iter().try_for_each(FileChange::write)
+        self.files.iter().try_for_each(FileChange::write)?;
+        self.empty_files.iter().try_for_each(EmptyFile::write)
     }
 }
 

@@ -12,6 +12,7 @@
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
 //!   layers/overlay-layers/<layer id>.tar-split.gz    what its directory lacks to make its tar stream again
+//!   layers/…                                     the rest of an additional image store of containers/storage (`image_store`)
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
 //!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
@@ -25,6 +26,7 @@
 mod blob;
 mod chain;
 mod format;
+mod image_store;
 mod layer;
 mod layout;
 mod node;
@@ -42,6 +44,7 @@ use std::thread::JoinHandle;
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
+pub use image_store::{Entry, EntryName, EntryTexts, LayerPlace, layer_list};
 pub use layer::StagedLayer;
 pub use node::StatedNode;
 pub use record::{Record, Subject};
@@ -49,6 +52,7 @@ pub use reference::Reference;
 
 use crate::fs::{Abilities, FsError, missing_privileges, probe};
 use format::FormatFile;
+use image_store::ShortNames;
 use layout::Layout;
 use owner::WorkDir;
 
@@ -64,6 +68,8 @@ struct StoreInner {
     /// `None` of a store that is only read.
     work: Option<WorkDir>,
     abilities: Option<Arc<Abilities>>,
+    /// Of layers, for containers/storage.
+    short_names: ShortNames,
     /// Removes what dead processes have left.
     clearing: Mutex<Option<JoinHandle<()>>>,
 }
@@ -105,6 +111,7 @@ impl Store {
                 work,
                 clearing,
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
@@ -144,6 +151,7 @@ impl Store {
                 work: None,
                 clearing: Mutex::default(),
                 abilities,
+                short_names: ShortNames::default(),
             }),
         })
     }
@@ -205,15 +213,20 @@ impl Store {
         self.inner.layout.root()
     }
 
-    /// Tells whether the store's directory is there and answers.
+    /// Tells whether the store is there and answers: this one, and no other in its place.
     ///
     /// # Errors
-    /// Any errno, ENOENT too.
+    /// Any errno, ENOENT too, and as ENOENT that another store is there.
     pub fn check(&self) -> Result<(), FsError> {
         let path = self.layout().format_file();
-        match crate::fs::stat(&path)? {
-            Some(_) => Ok(()),
-            None => Err(FsError::new("stat", &path, std::io::ErrorKind::NotFound.into())),
+        let missing = |source| FsError::new("find", &path, source);
+        match format::id_of(&path)? {
+            Some(id) if id == self.id() => Ok(()),
+            Some(id) => {
+                let text = format!("the store {id} is there, and not {}", self.id());
+                Err(missing(std::io::Error::new(std::io::ErrorKind::NotFound, text)))
+            }
+            None => Err(missing(std::io::ErrorKind::NotFound.into())),
         }
     }
 

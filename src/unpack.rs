@@ -13,6 +13,7 @@
 //! | `create`, `link`, `xattr` | the system calls, and what a file system cannot keep |
 //! | `tar_split` | what the directory lacks to make the tar stream again |
 //! | `settle` | what depends on the layers below |
+//! | `twin` | a second directory of a layer |
 //!
 //! Sources: image-spec `layer.md`; the kernel's overlayfs.rst. Knows no store and no network.
 
@@ -35,18 +36,21 @@ mod tar_split;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod twin;
 mod xattr;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use error::{EntryFault, UnpackError};
+pub use twin::share;
 
 use crate::fs::{Abilities, Durability, FsError};
 use crate::oci::DiffId;
@@ -190,23 +194,13 @@ pub fn unpack(
                 pool.run(|job| writer.perform(job));
             })?;
         }
-        let (sender, blocks) = sync_channel(WAITING_BLOCKS);
-        spawn(scope, "wharf-decoder", move || {
-            if let Err(error) = decode(source, &options.limits, &sender) {
-                // Nobody listens any more if the reading has failed.
-                let _ = sender.send(Err(error));
-            }
-        })?;
+        let blocks = decoded(scope, source, &options.limits)?;
         let (sender, pieces) = sync_channel(WAITING_PIECES);
         let splitting = spawn(scope, "wharf-tar-split", move || {
             tar_split::write(&pieces, tar_split, durability)
         })?;
-        let archive = Archive::new(Stream::new(
-            blocks,
-            Recorder::new(sender),
-            &options.limits,
-            progress,
-        ));
+        let recorder = Some(Recorder::new(sender));
+        let archive = Archive::new(Stream::new(blocks, recorder, &options.limits, progress));
         let read = Reading::new(archive, &pool, &creation, Replaced::beside(tar_split)).run();
         match (read, splitting.join().unwrap_or(Err(UnpackError::Died))) {
             // Who reads learns no more than that nobody takes the pieces.
@@ -229,6 +223,21 @@ pub fn unpack(
         tree_digest: read.tree_digest.digest,
         compromises,
         unsettled: read.unsettled,
+    })
+}
+
+/// Returns the DiffID of a layer's compressed stream, which is read to its end; nothing is unpacked. Blocks.
+///
+/// # Errors
+/// That it cannot be read or decompressed, or is larger than the limits allow.
+pub fn diff_id(
+    source: impl Read + Send,
+    limits: &Limits,
+    progress: &Progress,
+) -> Result<DiffId, UnpackError> {
+    std::thread::scope(|scope| {
+        let stream = Stream::new(decoded(scope, source, limits)?, None, limits, progress);
+        Ok(stream.finish()?.0)
     })
 }
 
@@ -273,6 +282,22 @@ pub fn settle(
 /// Any errno.
 pub fn suits(below: &[PathBuf]) -> Result<bool, FsError> {
     Below::open(below)?.has_plain_root()
+}
+
+/// Decompresses a source on a thread of its own.
+fn decoded<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    source: impl Read + Send + 'scope,
+    limits: &'scope Limits,
+) -> Result<Receiver<Result<Bytes, UnpackError>>, UnpackError> {
+    let (sender, blocks) = sync_channel(WAITING_BLOCKS);
+    spawn(scope, "wharf-decoder", move || {
+        if let Err(error) = decode(source, limits, &sender) {
+            // Nobody listens any more if the reading has failed.
+            let _ = sender.send(Err(error));
+        }
+    })?;
+    Ok(blocks)
 }
 
 fn spawn<'scope, T: Send + 'scope>(

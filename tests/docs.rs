@@ -37,6 +37,7 @@ fn the_files_that_the_readme_shows_are_those_under_config() {
         "config/curl.sh",
         "config/daemon.json",
         "config/podman/registries.conf",
+        "config/podman/storage.conf",
     ];
     assert_eq!(shown.keys().collect::<Vec<_>>(), expected);
     for (file, content) in shown {
@@ -134,4 +135,36 @@ fn the_files_of_a_node_agree_where_everything_is() {
     let hosts: toml::Table = project("config/agent/hosts.toml").parse().expect("hosts.toml");
     let host = &hosts["host"][variable("WHARF_MIRRORS")];
     assert_eq!(host["header"]["Wharf-Reads-Store"].as_str(), Some("true"));
+}
+
+#[test]
+fn the_files_of_a_podman_node_agree_where_everything_is() {
+    let (env, agent_env) = (
+        project("config/systemd/wharf-podman.env"),
+        project("config/systemd/wharf-agent.env"),
+    );
+    let variable = |env: &str, name: &str| {
+        let value = env
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("no {name}")).to_owned()
+    };
+    for name in ["WHARF_STORE", "WHARF_MIRRORS"] {
+        assert_eq!(variable(&env, name), variable(&agent_env, name));
+    }
+    let storage: toml::Table = project("config/podman/storage.conf")
+        .parse()
+        .expect("storage.conf");
+    let image_store = format!("{}/layers", variable(&env, "WHARF_STORE"));
+    assert_eq!(
+        storage["storage"]["options"]["additionalimagestores"][0].as_str(),
+        Some(&*image_store)
+    );
+    for unit in ["wharf-podman.service", "wharf-podman-refresh.service"] {
+        let text = project(&format!("config/systemd/{unit}"));
+        assert!(text.contains("EnvironmentFile=/etc/wharf/podman.env"), "{unit}");
+        assert!(text.contains("ExecStart=/usr/local/bin/wharf agent"), "{unit}");
+    }
+    let readme = project("README.md");
+    assert!(readme.contains(&variable(&env, "WHARF_PODMAN")));
 }

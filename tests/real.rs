@@ -16,6 +16,7 @@ mod held;
 mod hung_store;
 mod images;
 mod layers;
+mod local_image_store;
 mod materialise;
 mod podman;
 mod pull;

@@ -24,7 +24,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
-use crate::api::{ImageWish, LayerAnswer, LayerWish, NodeAnswer, NodeId, NodeStatement};
+use crate::api::{
+    ImageStoreAnswer, ImageStoreQuestion, ImageWish, LayerAnswer, LayerWish, NodeAnswer, NodeId,
+    NodeStatement,
+};
 use crate::telemetry::full_text;
 use crate::trust::{client_tls, system_roots};
 
@@ -120,8 +123,9 @@ pub enum OpenMirrorsError {
 /// A question to a mirror.
 struct Question<'a, B> {
     method: Method,
+    /// With its query.
     path: String,
-    body: &'a B,
+    body: Option<&'a B>,
     /// When the answer must be there.
     until: Instant,
     /// The answer comes bit by bit: then only its head must be there.
@@ -172,13 +176,11 @@ impl Mirrors {
     /// # Errors
     /// Fails if no mirror answers in time, or one refuses.
     pub async fn layer(&self, wish: &LayerWish) -> Result<LayerAnswer, MirrorsError> {
-        let wait = Duration::from_millis(wish.wait_ms);
-        let connecting = CONNECT_TIMEOUT * u32::try_from(self.0.mirrors.len()).unwrap_or(u32::MAX);
         let question = Question {
             method: Method::POST,
             path: "/wharf/v1/layers".to_owned(),
-            body: wish,
-            until: Instant::now() + wait + connecting + ANSWER_MARGIN,
+            body: Some(wish),
+            until: self.until(Duration::from_millis(wish.wait_ms)),
             is_streamed: false,
         };
         self.ask(&question).await?.json()
@@ -192,7 +194,7 @@ impl Mirrors {
         let question = Question {
             method: Method::POST,
             path: "/wharf/v1/images".to_owned(),
-            body: wish,
+            body: Some(wish),
             until: Instant::now() + IMAGE_TIMEOUT,
             is_streamed: true,
         };
@@ -211,11 +213,32 @@ impl Mirrors {
         let question = Question {
             method: Method::PUT,
             path: format!("/wharf/v1/nodes/{id}"),
-            body: statement,
+            body: Some(statement),
             until: Instant::now() + STATEMENT_TIMEOUT,
             is_streamed: false,
         };
         self.ask(&question).await?.json()
+    }
+
+    /// Asks what is new in the store's image store, and waits for it as long as the question says.
+    ///
+    /// # Errors
+    /// As [`Mirrors::layer`].
+    pub async fn image_store(&self, question: &ImageStoreQuestion) -> Result<ImageStoreAnswer, MirrorsError> {
+        let question = Question {
+            method: Method::GET,
+            path: format!("/wharf/v1/image-store?{}", question.query()),
+            body: None::<&()>,
+            until: self.until(Duration::from_secs(question.wait)),
+            is_streamed: false,
+        };
+        self.ask(&question).await?.json()
+    }
+
+    /// Returns when an answer must be there for which a mirror may wait that long.
+    fn until(&self, wait: Duration) -> Instant {
+        let connecting = CONNECT_TIMEOUT * u32::try_from(self.0.mirrors.len()).unwrap_or(u32::MAX);
+        Instant::now() + wait + connecting + ANSWER_MARGIN
     }
 
     /// Asks mirror after mirror until one answers.
@@ -294,8 +317,10 @@ impl Known {
     ) -> Result<Answer, Failure> {
         let mut request = self
             .client
-            .request(question.method.clone(), mirror.url.join(&question.path))
-            .json(question.body);
+            .request(question.method.clone(), mirror.url.join(&question.path));
+        if let Some(body) = question.body {
+            request = request.json(body);
+        }
         if let Some((user, password)) = mirror.url.credentials() {
             request = request.basic_auth(user, Some(password.expose()));
         }

@@ -3,17 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::mirror_argument::MirrorUrlParser;
 use super::node_paths::NodePaths;
 use crate::agent::mirrors::MirrorUrl;
-use crate::agent::{self, Settings};
+use crate::agent::{self, Settings, SnapshotSettings};
 use crate::config::{Log, LogFormat};
 
 /// Where everything is on this node.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "With --podman the socket is served only if --socket names it or systemd hands it over."
+)]
 pub(super) struct AgentArguments {
     /// Directory of the store on this node, which may be mounted read-only
     #[arg(long, value_name = "DIR", env = "WHARF_STORE")]
@@ -28,9 +32,15 @@ pub(super) struct AgentArguments {
         env = "WHARF_MIRRORS",
         hide_env_values = true,
         value_delimiter = ',',
-        required = true
+        required_unless_present = "podman"
     )]
     mirrors: Vec<MirrorUrl>,
+    /// Keep an image store for Podman, CRI-O and Buildah there, on a local disk, for storage.conf to name
+    #[arg(long, value_name = "DIR", env = "WHARF_PODMAN")]
+    podman: Option<PathBuf>,
+    /// Bring the image store of --podman up to date, serve nothing, and end
+    #[arg(long, requires = "podman")]
+    once: bool,
     /// Unix socket of the containerd whose content store gets the layers' blobs
     #[arg(
         long,
@@ -63,16 +73,37 @@ pub(super) fn run(arguments: AgentArguments) -> anyhow::Result<()> {
         level: arguments.log_level,
         access: false,
     })?;
+    let has_snapshots = match &arguments.podman {
+        None => true,
+        Some(_) => !arguments.once && (arguments.paths.socket.is_some() || is_handed_a_socket()),
+    };
+    if has_snapshots && arguments.mirrors.is_empty() {
+        bail!("snapshots need a mirror that brings layers; name one (--mirror URL), or serve no socket");
+    }
     let containerd = arguments.containerd.trim_start_matches("unix://");
-    agent::run(&Settings {
-        store: arguments.store,
+    let snapshots = SnapshotSettings {
+        socket: arguments.paths.socket(),
         root: arguments.paths.root,
-        socket: arguments.paths.socket,
-        mirrors: arguments.mirrors,
         containerd: arguments.content_links.then(|| PathBuf::from(containerd)),
         prepare_wait: arguments.prepare_wait,
+    };
+    let settings = Settings {
+        store: arguments.store,
+        mirrors: arguments.mirrors,
         store_timeout: arguments.store_timeout,
-    })
+        snapshots: has_snapshots.then_some(snapshots),
+        image_store: arguments.podman,
+    };
+    if arguments.once {
+        agent::refresh_image_store(&settings)
+    } else {
+        agent::run(&settings)
+    }
+}
+
+/// Tells whether systemd has opened the socket (sd_listen_fds(3)).
+fn is_handed_a_socket() -> bool {
+    std::env::var_os("LISTEN_FDS").is_some()
 }
 
 fn duration(text: &str) -> Result<Duration, humantime::DurationError> {

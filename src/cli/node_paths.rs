@@ -15,12 +15,16 @@ pub(super) struct NodePaths {
         default_value = "/var/lib/wharf-agent"
     )]
     pub(super) root: PathBuf,
-    /// Unix socket on which the agent serves containerd
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "WHARF_AGENT_SOCKET",
-        default_value = "/run/wharf/agent.sock"
-    )]
-    pub(super) socket: PathBuf,
+    /// Unix socket on which the agent serves containerd [default: /run/wharf/agent.sock]
+    #[arg(long, value_name = "PATH", env = "WHARF_AGENT_SOCKET")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+impl NodePaths {
+    /// Returns the socket that is named, or the usual one.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("/run/wharf/agent.sock"))
+    }
 }

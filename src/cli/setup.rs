@@ -9,7 +9,7 @@ use url::Url;
 
 use super::mirror_argument::MirrorUrlParser;
 use super::node_paths::NodePaths;
-use crate::setup::{Installed, Order, Plan, Runtime};
+use crate::setup::{ImageStore, Installed, Order, Plan, Runtime};
 
 /// What runs the containers here, and where everything is.
 #[derive(Debug, Args)]
@@ -43,6 +43,17 @@ pub(super) struct SetupArguments {
     store: PathBuf,
     #[command(flatten)]
     paths: NodePaths,
+    /// Directory of this node's own image store for Podman and CRI-O, on a local disk
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WHARF_PODMAN",
+        default_value = "/var/lib/wharf-podman"
+    )]
+    podman: PathBuf,
+    /// Which lists of layers Podman and CRI-O read [default: by the store's file system]
+    #[arg(long, value_name = "WHERE")]
+    image_store: Option<ImageStore>,
     /// Directory of the configurations
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
@@ -57,8 +68,10 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
         runtime: arguments.runtime,
         mirrors: arguments.mirrors,
         store: arguments.store,
+        socket: arguments.paths.socket(),
         root: arguments.paths.root,
-        socket: arguments.paths.socket,
+        podman: arguments.podman,
+        image_store: arguments.image_store,
         program: std::env::current_exe().context("cannot tell where this program is")?,
         etc: arguments.etc,
         config_version: arguments.config_version,
@@ -74,7 +87,7 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot print the changes")?;
-    if plan.files.iter().all(|file| !file.is_change()) {
+    if !plan.is_change() {
         eprintln!("this node has all that it needs; nothing is to change");
         return Ok(());
     }
@@ -94,5 +107,10 @@ fn summary(plan: &Plan) -> String {
             file.backup().display()
         ),
     };
-    plan.files.iter().map(line).collect()
+    let empty_line = |file: &crate::setup::EmptyFile| match file.is_change() {
+        false => format!("unchanged {}\n", file.place()),
+        true => format!("made      {}\n", file.place()),
+    };
+    let files = plan.files.iter().map(line);
+    files.chain(plan.empty_files.iter().map(empty_line)).collect()
 }

@@ -82,6 +82,16 @@ impl Kind {
         }
     }
 
+    /// Tells whether every machine soon sees a file that is replaced by a rename, and locks are the servers'.
+    ///
+    /// Elsewhere an old version is read for seconds, or ESTALE, and a lock may be refused for ever (ENOLCK).
+    pub fn is_coherent(&self) -> bool {
+        match self.0.as_str() {
+            "nfs" | "nfs4" | "ceph" | "lustre" | "gpfs" | "gfs2" | "ocfs2" => true,
+            _ => self.place() == Place::Local,
+        }
+    }
+
     /// Returns what makes written files durable here.
     pub(super) fn durability(&self) -> Durability {
         match self.0.as_str() {
@@ -202,6 +212,23 @@ mod tests {
             let kind = Kind::new(name);
             assert_eq!((kind.place(), kind.durability()), (place, durability), "{name}");
             assert!((2..=16).contains(&kind.writers()), "{name}");
+        }
+    }
+
+    #[test]
+    fn kernel_clients_and_local_disks_are_coherent_and_fuse_is_not() {
+        for name in ["ext4", "nfs", "nfs4", "ceph", "lustre", "gpfs"] {
+            assert!(Kind::new(name).is_coherent(), "{name}");
+        }
+        for name in [
+            "fuse.glusterfs",
+            "fuse.mfs",
+            "fuse.juicefs",
+            "fuse",
+            "9p",
+            "unknown",
+        ] {
+            assert!(!Kind::new(name).is_coherent(), "{name}");
         }
     }
 

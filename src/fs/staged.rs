@@ -91,6 +91,17 @@ impl StagedFile {
         Ok(())
     }
 
+    /// Makes the content durable and gives it a name in place of the file that has it.
+    ///
+    /// Readers see the one or the other whole, some of them late (facts/dfs.md 2c).
+    ///
+    /// # Errors
+    /// Any errno; the staged file is removed then.
+    pub fn replace(mut self, target: &Path) -> Result<(), FsError> {
+        self.sync()?;
+        self.rename(target)
+    }
+
     /// Makes the content durable and gives it its final name, whose directory is made if needed.
     ///
     /// A final name that exists already stays: names are by content, so it holds the same bytes.
@@ -98,11 +109,20 @@ impl StagedFile {
     /// # Errors
     /// Any errno; the staged file is removed then.
     pub fn publish(mut self, target: &Path) -> Result<(), FsError> {
-        self.file
-            .sync_all()
-            .map_err(|source| FsError::new("sync", &self.path, source))?;
+        self.sync()?;
         self.is_published = publish_file(&self.path, target)? == Published::Ours;
         Ok(())
+    }
+
+    fn sync(&self) -> Result<(), FsError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|source| FsError::new("sync", &self.path, source))
+    }
+
+    fn rename(&mut self, target: &Path) -> Result<(), FsError> {
+        std::fs::rename(&self.path, target).map_err(|source| FsError::new("rename", target, source))?;
+        self.is_published = true;
+        sync_dir(parent_of(target))
     }
 }
 
@@ -113,14 +133,18 @@ impl StagedFile {
 /// # Errors
 /// Any errno.
 pub fn publish_file(staged: &Path, target: &Path) -> Result<Published, FsError> {
-    let parent = target.parent().unwrap_or(Path::new("."));
     if super::stat(target)?.is_some() {
         return Ok(Published::Theirs);
     }
+    let parent = parent_of(target);
     make_dirs_durably(parent)?;
     std::fs::rename(staged, target).map_err(|source| FsError::new("rename", target, source))?;
     sync_dir(parent)?;
     Ok(Published::Ours)
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 impl Drop for StagedFile {

@@ -23,7 +23,7 @@ pub struct Access {
 /// A client whose credentials, if they are asked for, have proved right.
 pub(super) struct Asker {
     pub(super) user: Option<String>,
-    address: IpAddr,
+    pub(super) address: IpAddr,
 }
 
 impl Access {

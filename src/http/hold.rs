@@ -28,7 +28,7 @@ use quick_cache::sync::Cache;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::Image;
+use crate::mirror::Awaited;
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::HoldOutcome;
@@ -38,6 +38,10 @@ const READS_STORE: HeaderName = HeaderName::from_static("wharf-reads-store");
 
 /// What containerd puts into the User-Agent of a Docker or containerd whose snapshotter is `wharf agent`.
 const SNAPSHOTTER: &str = "storage-driver/wharf";
+
+/// The products that look layers up in an additional image store: Podman, CRI-O, Buildah, and what else is made with
+/// containers/image and does not say what it is. Not skopeo, which wants the blobs.
+const IMAGE_STORE_READERS: [&str; 4] = ["libpod", "cri-o", "buildah", "containers"];
 
 /// Well below the minute after which proxies give an idle answer up.
 const DRIP: Duration = Duration::from_secs(5);
@@ -56,8 +60,8 @@ const MAX_CLIENTS: usize = 8192;
 pub struct Holds {
     timeout: Duration,
     draining: CancellationToken,
-    /// The image that each client was last held for, and when it got its manifest.
-    released: Cache<Client, (Arc<Image>, Instant)>,
+    /// The layers that each client was last held for, and when it got its manifest.
+    released: Cache<Client, (Arc<[Digest]>, Instant)>,
     /// Until when clients are not held.
     distrusted: Cache<Client, Instant>,
 }
@@ -81,15 +85,35 @@ impl Client {
     }
 }
 
-/// Tells whether a client says that it reads layers from the store.
-fn reads_store(headers: &HeaderMap) -> bool {
-    let says_so = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.trim() == "true");
-    let has_snapshotter = |value: &http::HeaderValue| {
-        let text = value.to_str().unwrap_or_default();
-        text.split(' ').any(|product| product == SNAPSHOTTER)
-    };
-    headers.get_all(READS_STORE).iter().any(says_so)
-        || headers.get_all(header::USER_AGENT).iter().any(has_snapshotter)
+/// How a client reads layers from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// By their chains, through a snapshotter.
+    Snapshotter,
+    /// By layers.json, as an additional image store.
+    ImageStore,
+}
+
+impl Reader {
+    /// Tells how a client reads layers from the store, if its headers say that it may.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let says_so = |value: &http::HeaderValue| value.to_str().is_ok_and(|value| value.trim() == "true");
+        if headers.get_all(READS_STORE).iter().any(says_so) {
+            return Some(Self::Snapshotter);
+        }
+        let agents = headers.get_all(header::USER_AGENT).iter();
+        let products = agents.flat_map(|agent| agent.to_str().unwrap_or_default().split(' '));
+        products.into_iter().find_map(|product| {
+            if product == SNAPSHOTTER {
+                return Some(Self::Snapshotter);
+            }
+            let (name, _) = product.split_once('/')?;
+            let reads = IMAGE_STORE_READERS
+                .iter()
+                .any(|reader| name.eq_ignore_ascii_case(reader));
+            reads.then_some(Self::ImageStore)
+        })
+    }
 }
 
 impl Holds {
@@ -115,25 +139,26 @@ impl Holds {
         headers: &HeaderMap,
         address: IpAddr,
         manifest: Bytes,
-        image: Option<Arc<Image>>,
+        awaited: impl FnOnce(Reader) -> Option<Awaited>,
         metrics: &Metrics,
     ) -> Body {
         let client = Client::of(headers, address);
-        match image {
-            Some(image) if reads_store(headers) && self.is_held(&client) => {
-                let release = Arc::clone(self).release(client, image, metrics.clone());
+        let reader = Reader::of(headers).filter(|_| self.is_held(&client));
+        match reader.and_then(awaited) {
+            Some(awaited) => {
+                let release = Arc::clone(self).release(client, awaited, metrics.clone());
                 dripping(manifest, DRIP, release)
             }
-            Some(_) | None => Body::from(manifest),
+            None => Body::from(manifest),
         }
     }
 
     /// Waits until a manifest is to be held no longer.
-    async fn release(self: Arc<Self>, client: Client, image: Arc<Image>, metrics: Metrics) {
+    async fn release(self: Arc<Self>, client: Client, awaited: Awaited, metrics: Metrics) {
         let started = Instant::now();
         let outcome = tokio::select! {
             () = self.draining.cancelled() => HoldOutcome::Draining,
-            published = timeout(self.timeout, image.published()) => match published {
+            published = timeout(self.timeout, awaited.ready) => match published {
                 Ok(true) => HoldOutcome::Published,
                 Ok(false) => HoldOutcome::Failed,
                 Err(_) => HoldOutcome::TimedOut,
@@ -141,23 +166,23 @@ impl Holds {
         };
         metrics.held(outcome, started.elapsed());
         tracing::debug!(
-            client = %client.address, image = %image.repository, manifest = %image.digest, ?outcome,
+            client = %client.address, user_agent = client.user_agent, ?outcome, waited = ?started.elapsed(),
             "a manifest was held"
         );
         if outcome == HoldOutcome::Published {
-            self.released.insert(client, (image, Instant::now()));
+            self.released
+                .insert(client, (awaited.layers.into(), Instant::now()));
         }
     }
 
     /// Notes that a client fetches a blob: if it is a layer that it was held for, it does not see the store.
     pub(super) fn note_blob(&self, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
-        if !reads_store(headers) {
+        if Reader::of(headers).is_none() {
             return;
         }
         let client = Client::of(headers, address);
-        let is_for_it = |(image, released_at): (Arc<Image>, Instant)| {
-            let mut layers = image.layers().iter();
-            released_at.elapsed() < SAME_PULL && layers.any(|layer| layer.blob.digest == *digest)
+        let is_for_it = |(layers, released_at): (Arc<[Digest]>, Instant)| {
+            released_at.elapsed() < SAME_PULL && layers.contains(digest)
         };
         if self.released.get(&client).is_some_and(is_for_it) {
             tracing::info!(
@@ -212,33 +237,47 @@ mod tests {
 
     #[test]
     fn a_client_reads_from_the_store_if_it_says_so() {
+        let (snapshotter, image_store) = (Some(Reader::Snapshotter), Some(Reader::ImageStore));
         for (name, value, expected) in [
             (
                 "user-agent",
                 "containerd-client/2.1.9+unknown storage-driver/wharf",
-                true,
+                snapshotter,
             ),
             (
                 "user-agent",
                 "docker/28.5.2 go/go1.24 storage-driver/wharf UpstreamClient(x)",
-                true,
+                snapshotter,
             ),
             (
                 "user-agent",
                 "containerd-client/2.1.9 storage-driver/overlayfs",
-                false,
+                None,
             ),
-            ("user-agent", "docker/20.10.24 storage-driver/wharfage", false),
-            ("user-agent", "curl/8", false),
-            ("wharf-reads-store", "true", true),
-            ("wharf-reads-store", "false", false),
-            ("wharf-reads-store", "", false),
+            ("user-agent", "docker/20.10.24 storage-driver/wharfage", None),
+            ("user-agent", "curl/8", None),
+            ("user-agent", "libpod/5.8.6", image_store),
+            ("user-agent", "Buildah/1.28.2", image_store),
+            (
+                "user-agent",
+                "cri-o/1.30.1 go/go1.22 os/linux arch/amd64",
+                image_store,
+            ),
+            (
+                "user-agent",
+                "containers/5.23.1 (github.com/containers/image)",
+                image_store,
+            ),
+            ("user-agent", "skopeo/1.9.3", None),
+            ("wharf-reads-store", "true", snapshotter),
+            ("wharf-reads-store", "false", None),
+            ("wharf-reads-store", "", None),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            assert_eq!(reads_store(&headers), expected, "{name}: {value}");
+            assert_eq!(Reader::of(&headers), expected, "{name}: {value}");
         }
-        assert!(!reads_store(&HeaderMap::new()));
+        assert_eq!(Reader::of(&HeaderMap::new()), None);
     }
 
     #[tokio::test]

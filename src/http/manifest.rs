@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::App;
 use super::error::{ApiError, Subject};
+use super::hold::Reader;
 use super::route::Scope;
 use crate::mirror::{Freshness, ServedManifest};
 use crate::oci::{Accept, Digest, Reference};
@@ -46,10 +47,14 @@ pub(super) async fn answer(
     if is_head {
         return Ok((length, headers, Body::empty()).into_response());
     }
-    let image = mirror.image(&scope.repository, &served.digest);
+    let awaited = |reader| match reader {
+        Reader::Snapshotter => mirror.publishing(&scope.repository, &served),
+        Reader::ImageStore => mirror.listing(&scope.repository, &served, address),
+    };
+    let bytes = served.bytes.clone();
     let body = app
         .holds
-        .body(&request.headers, address, served.bytes, image, &app.metrics);
+        .body(&request.headers, address, bytes, awaited, &app.metrics);
     Ok((length, headers, body).into_response())
 }
 

@@ -14,7 +14,7 @@ use super::App;
 use super::access::Asker;
 use super::error::ApiError;
 use super::image_reports;
-use crate::api::{LayerWish, NodeId, NodeStatement};
+use crate::api::{ImageStoreQuestion, LayerWish, NodeId, NodeStatement};
 use crate::oci::ErrorCode;
 
 /// What the paths begin with.
@@ -48,6 +48,18 @@ pub(super) async fn answer(
         "images" => {
             only(&request.method, &Method::POST)?;
             image_reports::answer(app, asker, read(body, MAX_WISH_BYTES).await?).await
+        }
+        "image-store" => {
+            only(&request.method, &Method::GET)?;
+            let question = ImageStoreQuestion::parse(request.uri.query().unwrap_or_default());
+            let news = app.mirror.image_store_news(asker.address, &question);
+            tokio::select! {
+                answer = news => Ok(Json(answer).into_response()),
+                () = app.draining.cancelled() => {
+                    let message = "this mirror is to end; ask another one";
+                    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, message))
+                }
+            }
         }
         _ => match rest.strip_prefix("nodes/") {
             Some(id) => {

@@ -6,6 +6,7 @@
 //! | `setup` | whether this mirror extracts, and if not, why |
 //! | `layer` | the task of one layer: finds or extracts it, and publishes it on its stack |
 //! | `extract`, `origin`, `bytes`, `watch` | unpacks one layer from the bytes of its fill, or of the store |
+//! | `compression` | whether a blob is a layer that is there |
 //! | `fetch` | brings blobs into the store, and nothing more |
 //! | `extracted` | publishes an unpacked layer on a stack |
 //! | `error` | why a layer is not extracted |
@@ -15,6 +16,7 @@
 //! record that names that directory. Whatever fails here, fills and what they serve go on.
 
 mod bytes;
+mod compression;
 mod error;
 mod extract;
 mod extracted;

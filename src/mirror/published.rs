@@ -40,6 +40,7 @@ impl Inner {
             );
             let chain_id = chain_id.clone();
             self.on_store(move |store| store.forget_chain(&chain_id)).await?;
+            self.image_store.want();
         }
         Ok(found == OnStore::Ready)
     }

@@ -62,6 +62,17 @@ impl ChainId {
 }
 
 impl LayerId {
+    /// Makes an id out of a digest, which must be made of what no layer's id is made of.
+    pub fn made_up(digest: &Digest) -> Self {
+        Self(digest.hex().into())
+    }
+
+    /// Reads 64 lower-case hex digits.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let digest: Digest = format!("sha256:{hex}").parse().ok()?;
+        Some(Self(digest.hex().into()))
+    }
+
     /// Returns the hex digits; safe as a path component.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -139,10 +150,7 @@ impl FromStr for DiffId {
 impl<'de> Deserialize<'de> for LayerId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let hex = String::deserialize(deserializer)?;
-        format!("sha256:{hex}")
-            .parse::<Digest>()
-            .map(|digest| Self(digest.hex().into()))
-            .map_err(serde::de::Error::custom)
+        Self::parse(&hex).ok_or_else(|| serde::de::Error::custom("no layer's id: 64 hex digits"))
     }
 }
 

@@ -28,9 +28,18 @@ impl FileChange {
 
     /// Returns the name under which [`Plan::write`](super::Plan::write) keeps what was there before it first changed the file.
     pub fn backup(&self) -> PathBuf {
-        let mut name = self.path.clone().into_os_string();
-        name.push(".wharf-backup");
-        PathBuf::from(name)
+        let beside = |path: &Path| {
+            let mut name = path.to_owned().into_os_string();
+            name.push(".wharf-backup");
+            PathBuf::from(name)
+        };
+        // Of such directories some programs read every file, as CRI-O does: the backup would win.
+        match (self.path.parent(), self.path.file_name()) {
+            (Some(dir), Some(name)) if dir.extension().is_some_and(|extension| extension == "d") => {
+                beside(dir).join(name)
+            }
+            _ => beside(&self.path),
+        }
     }
 
     pub(super) fn diff(&self) -> String {
@@ -79,6 +88,9 @@ impl FileChange {
         let backup = self.backup();
         if backup.symlink_metadata().is_ok() {
             return Ok(());
+        }
+        if let Some(dir) = backup.parent() {
+            make_dirs(dir)?;
         }
         write_new(&backup, before, owner)
     }

@@ -8,6 +8,8 @@ mod podman;
 
 use std::path::Path;
 
+use toml_edit::{DocumentMut, Item, TableLike};
+
 use super::template::Filling;
 use super::{FileChange, Installed, Order, Plan, Runtime, SetupError};
 use crate::fs;
@@ -17,7 +19,7 @@ pub(super) fn plan(order: &Order, installed: &Installed) -> Result<Plan, SetupEr
     match order.runtime {
         Runtime::Docker => docker::plan(order, &filling, installed),
         Runtime::Containerd => containerd::plan(order, &filling, installed),
-        Runtime::Podman => podman::plan(order, &filling),
+        Runtime::Podman | Runtime::Crio => podman::plan(order, &filling),
     }
 }
 
@@ -46,4 +48,24 @@ fn whole(path: &Path, wanted: String, force: bool) -> Result<FileChange, SetupEr
         before,
         after: wanted,
     })
+}
+
+/// Reads TOML.
+fn parse(path: &Path, text: &str) -> Result<DocumentMut, SetupError> {
+    text.parse()
+        .map_err(|error: toml_edit::TomlError| SetupError::Invalid {
+            path: path.to_owned(),
+            format: "TOML",
+            reason: error.to_string(),
+        })
+}
+
+/// Finds what a chain of keys leads to.
+fn lookup<'a>(document: &'a DocumentMut, keys: &[&str]) -> Option<&'a Item> {
+    let (last, tables) = keys.split_last()?;
+    let mut table: &dyn TableLike = document.as_table();
+    for key in tables {
+        table = table.get(key)?.as_table_like()?;
+    }
+    table.get(last)
 }

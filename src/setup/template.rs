@@ -19,8 +19,15 @@ pub(super) const CRI_1: &str = include_str!("../../config/agent/kubernetes-1.tom
 pub(super) const AGENT_ENV: &str = include_str!("../../config/systemd/wharf-agent.env");
 pub(super) const AGENT_SOCKET: &str = include_str!("../../config/systemd/wharf-agent.socket");
 pub(super) const AGENT_SERVICE: &str = include_str!("../../config/systemd/wharf-agent.service");
+pub(super) const PODMAN_ENV: &str = include_str!("../../config/systemd/wharf-podman.env");
+pub(super) const PODMAN_SERVICE: &str = include_str!("../../config/systemd/wharf-podman.service");
+/// The image store that is on the store.
+pub(super) const SHARED_IMAGE_STORE: &str = "/mnt/wharf/layers";
+/// The image store that an agent keeps on this node.
+pub(super) const LOCAL_IMAGE_STORE: &str = "/var/lib/wharf-podman";
 const HOSTS: &str = include_str!("../../config/agent/hosts.toml");
 const REGISTRIES: &str = include_str!("../../config/podman/registries.conf");
+const STORAGE_CONF: &str = include_str!("../../config/podman/storage.conf");
 
 /// What stands in the files' places.
 pub(super) struct Filling {
@@ -38,6 +45,7 @@ impl Filling {
             replacements: vec![
                 ("/run/wharf/agent.sock", plain(&order.socket)?),
                 ("/var/lib/wharf-agent", plain(&order.root)?),
+                (LOCAL_IMAGE_STORE, plain(&order.podman)?),
                 ("/mnt/wharf", plain(&order.store)?),
                 ("/usr/local/bin/wharf", plain(&order.program)?),
                 (
@@ -63,7 +71,12 @@ impl Filling {
         (head.to_owned(), self.mirrors.iter().map(part).collect())
     }
 
-    /// Returns Podman's file.
+    /// Returns storage.conf with an image store of that path.
+    pub(super) fn storage_conf(&self, image_store: &str) -> String {
+        substitute(STORAGE_CONF, &[(SHARED_IMAGE_STORE, image_store.to_owned())])
+    }
+
+    /// Returns Podman's file of registries.
     pub(super) fn registries(&self) -> String {
         let block = |block: &str| {
             if !block.starts_with("[[registry.mirror]]") {

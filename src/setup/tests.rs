@@ -2,6 +2,7 @@
 
 mod containerd;
 mod docker;
+mod podman;
 
 use std::fs;
 use std::path::Path;
@@ -37,6 +38,8 @@ impl Node {
             store: PathBuf::from("/srv/dfs/wharf"),
             root: PathBuf::from("/data/agent"),
             socket: PathBuf::from("/run/agent.sock"),
+            podman: etc.path().join("image-store"),
+            image_store: None,
             program: PathBuf::from("/opt/wharf"),
             etc: etc.path().to_owned(),
             config_version: None,

@@ -1,6 +1,6 @@
 //! Merging into a TOML file: comments and order stay, new tables come last.
 
-use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value};
 
 /// A key that has another value.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +42,20 @@ pub(super) fn merge(
         existing.set_trailing("");
     }
     Ok(())
+}
+
+/// Puts a text into a list, in the place of another one if that is there; comments stay.
+pub(super) fn put(list: &mut Array, text: &str, in_place_of: &str) {
+    let is = |text| move |value: &Value| value.as_str() == Some(text);
+    if list.iter().any(is(text)) {
+        list.retain(|value| !is(in_place_of)(value));
+        return;
+    }
+    let place = list.iter().position(is(in_place_of));
+    match place {
+        Some(place) => drop(list.replace(place, text)),
+        None => list.push(text),
+    }
 }
 
 /// Finds the first table that is printed after all those that were there.

@@ -63,7 +63,8 @@ pub enum SnapshotError {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreTrouble {
     #[error(
-        "the store {} is not there: is its file system mounted on this node?", root.display()
+        "the store {} is not there: is its file system mounted on this node, and this its directory (the one with \
+         wharf.json)?", root.display()
     )]
     Missing { root: PathBuf },
     #[error(

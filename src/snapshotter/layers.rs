@@ -192,7 +192,7 @@ impl StoreLayers {
     async fn ask<T: Send + 'static>(
         &self,
         what: &'static str,
-        call: impl FnOnce(&Store) -> Result<T, FsError> + Send + 'static,
+        call: impl Fn(&Store) -> Result<T, FsError> + Send + Sync + 'static,
     ) -> Result<T, StoreTrouble> {
         let answer = self.try_ask(what, call).await;
         self.tell(answer.as_ref().err());
@@ -202,7 +202,22 @@ impl StoreLayers {
     async fn try_ask<T: Send + 'static>(
         &self,
         what: &'static str,
-        call: impl FnOnce(&Store) -> Result<T, FsError> + Send + 'static,
+        call: impl Fn(&Store) -> Result<T, FsError> + Send + Sync + 'static,
+    ) -> Result<T, StoreTrouble> {
+        let call = Arc::new(call);
+        let was_open = self.opened().is_some();
+        let answer = self.try_once(what, Arc::clone(&call)).await;
+        // What is gone is opened anew: another store may have come to be there, or this one again.
+        if was_open && matches!(answer, Err(StoreTrouble::Missing { .. })) {
+            return self.try_once(what, call).await;
+        }
+        answer
+    }
+
+    async fn try_once<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: Arc<impl Fn(&Store) -> Result<T, FsError> + Send + Sync + 'static>,
     ) -> Result<T, StoreTrouble> {
         let (root, opened) = (self.inner.root.clone(), self.opened().clone());
         let asked = self
@@ -225,7 +240,6 @@ impl StoreLayers {
             .map_err(|error| StoreTrouble::of(root(), &error))?
             .map_err(|error: OpenStoreError| StoreTrouble::of_opening(root(), &error))?;
         self.check_id(&store)?;
-        // What is gone is opened anew: another store may come to be there.
         let is_gone = answer.as_ref().is_err_and(FsError::is_missing);
         *self.opened() = (!is_gone).then_some(store);
         answer.map_err(|error| {
@@ -262,8 +276,8 @@ impl StoreLayers {
         match trouble {
             Some(trouble) if !failed => tracing::warn!(
                 error = %trouble,
-                "layers cannot be had from the store: until it is back, images are unpacked on this node, \
-                 and what has layers of the store does not start"
+                "layers cannot be had from the store: until it is back, images are unpacked on this node if none of their \
+                 layers is of the store, and what has layers of the store does not start"
             ),
             None if failed => tracing::info!(store = %self.inner.root.display(), "the store is back"),
             Some(_) | None => {}

@@ -1,5 +1,6 @@
 //! Blobs: verified bytes under their digest.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +16,39 @@ pub struct StoredBlob {
     pub size_bytes: u64,
 }
 
+/// How a layer's blob is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What a blob begins with that is compressed so (RFC 1952, RFC 8878).
+const MAGICS: [(Compression, &[u8]); 2] = [
+    (Compression::Gzip, &[0x1f, 0x8b]),
+    (Compression::Zstd, &[0x28, 0xb5, 0x2f, 0xfd]),
+];
+
 impl Store {
+    /// Tells how a layer's blob is compressed; a guess if it is not there.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub fn compression_of(&self, digest: &Digest) -> Result<Compression, FsError> {
+        let path = self.blob_path(digest);
+        let Some(file) = fs::open(&path)? else {
+            return Ok(Compression::Gzip);
+        };
+        let mut bytes = Vec::new();
+        (&*file)
+            .take(4)
+            .read_to_end(&mut bytes)
+            .map_err(|source| FsError::new("read", &path, source))?;
+        let magic = MAGICS.iter().find(|(_, magic)| bytes.starts_with(magic));
+        Ok(magic.map_or(Compression::None, |(compression, _)| *compression))
+    }
+
     /// Opens a blob; `None` if the store does not have it.
     ///
     /// # Errors
@@ -56,7 +89,8 @@ impl Store {
         }
         let path = self.blob_path(digest);
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut &**blob.file, &mut bytes)
+        (&**blob.file)
+            .read_to_end(&mut bytes)
             .map_err(|source| FsError::new("read", &path, source))?;
         Ok(Some(bytes))
     }

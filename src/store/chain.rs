@@ -104,6 +104,10 @@ impl Store {
     /// Any errno but ENOENT.
     pub fn forget_chain(&self, chain_id: &ChainId) -> Result<(), FsError> {
         let path = self.chain_path(chain_id);
+        if let Some(record) = self.chain(chain_id)? {
+            // First, or readers would look for the directory.
+            self.forget_layer(&record.layer_id)?;
+        }
         fs::remove(&path)?;
         match path.parent() {
             Some(dir) if fs::stat(dir)?.is_some() => fs::sync_dir(dir),

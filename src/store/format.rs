@@ -135,6 +135,14 @@ fn facts_of(abilities: &Abilities) -> Map<String, Value> {
     }
 }
 
+/// Returns the id of the store whose file this is; `None` if there is none.
+pub(super) fn id_of(path: &Path) -> Result<Option<String>, FsError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let file: FormatFile =
+        serde_json::from_slice(&text).map_err(|error| FsError::new("decode", path, error.into()))?;
+    Ok(Some(file.store_id))
+}
+
 /// Makes the store's directory if it is not there.
 pub(super) fn make_root(layout: &Layout) -> Result<(), OpenStoreError> {
     // A shared file system has users who may not have what wharf's credentials fetched.

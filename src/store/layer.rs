@@ -38,6 +38,11 @@ impl StagedLayer {
         self.path.join(super::layout::STAGED_TAR_SPLIT)
     }
 
+    /// Returns the directory that is published under the layer's id.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Removes it on this thread.
     pub fn discard(mut self) {
         self.is_done = true;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::api::NodeId;
 use crate::oci::{Algorithm, ChainId, DiffId, Digest, LayerId, RegistryHost, Repository};
 
+use super::image_store::EntryName;
 use super::record::Subject;
 
 /// The directory that is a layer, within what is published under its id.
@@ -104,12 +105,46 @@ impl Layout {
         self.layer(layer_id).join(DIFF)
     }
 
-    /// Returns what containers/storage makes a layer's tar stream from again, with the layer's directory.
+    /// Returns the directory that containers/storage takes for an additional image store.
+    pub(super) fn image_store(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// Returns the directory of the layers' short names.
+    pub(super) fn short_names(&self) -> PathBuf {
+        self.image_store().join("overlay").join("l")
+    }
+
+    /// Returns the directory of the list of layers, and of what belongs to each of them.
+    pub(super) fn layer_lists(&self) -> PathBuf {
+        self.image_store().join("overlay-layers")
+    }
+
+    /// Returns how a layer's tar stream is made again.
     pub(super) fn tar_split(&self, layer_id: &LayerId) -> PathBuf {
-        self.root
-            .join("layers")
-            .join("overlay-layers")
-            .join(format!("{}.tar-split.gz", layer_id.as_str()))
+        self.layer_lists().join(format!("{layer_id}.tar-split.gz"))
+    }
+
+    pub(super) fn layer_list(&self) -> PathBuf {
+        self.layer_lists().join("layers.json")
+    }
+
+    pub(super) fn layer_list_lock(&self) -> PathBuf {
+        self.layer_lists().join("layers.lock")
+    }
+
+    /// Returns the directory of the list of images, which stays empty.
+    pub(super) fn image_lists(&self) -> PathBuf {
+        self.image_store().join("overlay-images")
+    }
+
+    /// Returns the directory of what layers.json is made of.
+    pub(super) fn entries(&self) -> PathBuf {
+        self.image_store().join("entries")
+    }
+
+    pub(super) fn entry(&self, name: &EntryName) -> PathBuf {
+        self.entries().join(name.to_string())
     }
 
     /// Returns the directories that hold the chains, by the algorithm of their ids.

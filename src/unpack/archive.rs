@@ -342,15 +342,14 @@ impl<'a> Archive<'a> {
     }
 
     fn skip_content(&mut self) -> Result<(), UnpackError> {
-        let rest = self
-            .content
-            .checked_add(self.padding)
-            .ok_or_else(|| self.cut_short())?;
+        let (content, padding) = (self.content, self.padding);
         (self.content, self.padding) = (0, 0);
-        match self.stream.skip(rest)? {
-            0 => Ok(()),
-            _ => Err(self.cut_short()),
+        if self.stream.skip(content)? > 0 {
+            return Err(self.cut_short());
         }
+        // Some writers (umoci) end where the last content does, and Go's archive/tar takes that for the end.
+        self.stream.skip(padding)?;
+        Ok(())
     }
 
     fn read_block(&mut self, block: &mut [u8]) -> Result<(), UnpackError> {

@@ -112,6 +112,7 @@ impl<'a> Writer<'a> {
             }
             Work::Device { meta, device } => self.device(dir, name, &meta, device)?,
             Work::Link { target } => self.link(of, dir, name, &target)?,
+            Work::Share { source } => self.share(&source, of, dir, name)?,
             Work::Whiteout => {
                 rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)
                     .map_err(call("make whiteout"))?;

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::UnpackError;
 use super::entry::{Device, FileShape, Meta};
 use super::link::LinkTarget;
-use super::place::Dir;
+use super::place::{Dir, Ground};
 
 /// How many jobs may be under way. Each may keep a block of the stream in memory, at worst.
 const MAX_JOBS: usize = 384;
@@ -57,6 +57,10 @@ pub(super) enum Work {
     },
     Link {
         target: Arc<LinkTarget>,
+    },
+    /// A name that another directory of the same layer has at the same place.
+    Share {
+        source: Arc<Ground>,
     },
     Whiteout,
     /// Gives a directory, whose content is complete, its metadata.
@@ -286,7 +290,7 @@ impl Job {
             | Work::Symlink { meta, .. }
             | Work::Device { meta, .. }
             | Work::FinishDir { meta, .. } => Some(meta),
-            Work::MakeDir { .. } | Work::Link { .. } | Work::Whiteout => None,
+            Work::MakeDir { .. } | Work::Link { .. } | Work::Share { .. } | Work::Whiteout => None,
         }
     }
 }

@@ -14,7 +14,8 @@ pub(super) struct Stream<'a> {
     blocks: Receiver<Result<Bytes, UnpackError>>,
     block: Bytes,
     hasher: Hasher,
-    recorder: Recorder,
+    /// Takes down what has been read, if anybody wants to know.
+    recorder: Option<Recorder>,
     seen: u64,
     max_bytes: u64,
     progress: &'a Progress,
@@ -24,7 +25,7 @@ impl<'a> Stream<'a> {
     /// Reads from the channel that [`super::decode::decode`] sends to.
     pub(super) fn new(
         blocks: Receiver<Result<Bytes, UnpackError>>,
-        recorder: Recorder,
+        recorder: Option<Recorder>,
         limits: &Limits,
         progress: &'a Progress,
     ) -> Self {
@@ -46,7 +47,9 @@ impl<'a> Stream<'a> {
         }
         let length = usize::try_from(max).map_or(self.block.len(), |max| max.min(self.block.len()));
         let piece = self.block.split_to(length);
-        self.recorder.record(&piece)?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&piece)?;
+        }
         Ok(piece)
     }
 
@@ -80,13 +83,16 @@ impl<'a> Stream<'a> {
     /// Says that what comes next is the content of a file which lies in the directory under its entry's name: see
     /// [`Recorder::begin_file`].
     pub(super) fn begin_file(&mut self, name: &[u8], size: u64) -> Result<Option<u64>, UnpackError> {
-        self.recorder.begin_file(name, size)
+        let recorder = self.recorder.as_mut();
+        recorder.map_or(Ok(None), |recorder| recorder.begin_file(name, size))
     }
 
     /// Reads to the end, and returns what the whole stream was.
     pub(super) fn finish(mut self) -> Result<(DiffId, u64), UnpackError> {
         while !self.take(u64::MAX)?.is_empty() {}
-        self.recorder.finish()?;
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish()?;
+        }
         Ok((DiffId::new(self.hasher.finish()), self.seen))
     }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::mirror::wharf;
-use crate::support::process::{bound_command, run, run_ok};
+use crate::support::mount::unmount_below;
+use crate::support::process::{bound_command, run, run_ok, shell};
 use crate::support::suite::Suite;
 
 /// Runs a suite's containerd where `dir` is `/mnt`, and returns what it prints.
@@ -78,4 +79,73 @@ fn every_containerd_reads_what_setup_wrote() {
             }
         }
     }
+}
+
+/// A store's mount that ends with the test.
+struct Mounted(tempfile::TempDir);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        unmount_below(self.0.path());
+    }
+}
+
+#[test]
+fn podmans_lock_files_are_made_under_the_mount_of_a_store_and_keep_podman_working_without_it() {
+    let directory = Mounted(tempfile::tempdir().expect("a directory"));
+    let path = |name: &str| directory.0.path().join(name);
+    let store = path("mnt/wharf");
+    fs::create_dir_all(&store).expect("make a mount point");
+    shell(&format!("mount -t tmpfs tmpfs {store:?}"));
+    fs::write(
+        store.join("wharf.json"),
+        r#"{"format": 1, "store_id": "0123456789abcdef"}"#,
+    )
+    .expect("write a file");
+    let setup = |more: &[&str]| {
+        let mut command = wharf();
+        command.args(["setup", "podman"]).args(more);
+        command.arg("--store").arg(&store).arg("--etc").arg(path("etc"));
+        run(command)
+    };
+    let printed = setup(&[]);
+    assert_eq!(printed.code(), 0, "{printed:?}");
+    assert!(
+        printed.stderr.contains("--image-store shared"),
+        "a local file system: {printed:?}"
+    );
+    assert!(
+        printed
+            .stdout
+            .contains("layers.lock (under what is mounted there): an empty file"),
+        "{printed:?}"
+    );
+    let written = setup(&["--write"]);
+    assert_eq!(written.code(), 0, "{written:?}");
+    assert!(!store.join("layers").exists(), "the mounted store is left alone");
+    let again = setup(&[]);
+    assert!(again.stderr.contains("nothing is to change"), "{again:?}");
+
+    let podman = |conf: &Path| {
+        let mut command = bound_command("podman");
+        command.env("CONTAINERS_STORAGE_CONF", conf);
+        command
+            .arg("--tmpdir")
+            .arg(path("tmp"))
+            .args(["--events-backend", "none", "info"]);
+        run(command)
+    };
+    let conf = path("etc/containers/storage.conf");
+    let text = fs::read_to_string(&conf).expect("read storage.conf");
+    let text = text.replace("/var/lib/containers", &path("root").display().to_string());
+    fs::write(
+        &conf,
+        text.replace("/run/containers", &path("run").display().to_string()),
+    )
+    .expect("write a file");
+    shell(&format!("umount {store:?}"));
+    let unmounted = podman(&conf);
+    assert_eq!(unmounted.code(), 0, "{unmounted:?}");
+    fs::remove_dir_all(store.join("layers")).expect("remove the lock files");
+    assert_ne!(podman(&conf).code(), 0, "it is they that keep it working");
 }

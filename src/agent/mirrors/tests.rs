@@ -200,3 +200,29 @@ async fn user_and_password_are_sent_and_in_no_error() {
     assert!(error.to_string().contains("not you"), "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
 }
+
+#[tokio::test]
+async fn news_of_the_image_store_are_asked_for_with_what_is_there_already() {
+    let mirror = ScriptedMirror::start(|count, request, body| {
+        assert_eq!((&request.method, body.len()), (&Method::GET, 0));
+        let expected = match count {
+            0 => "/wharf/v1/image-store?have=0&wait=50",
+            _ => "/wharf/v1/image-store?have=7&mirror=a%26b&wait=50",
+        };
+        assert_eq!(request.uri.to_string(), expected);
+        r#"{"sequence":7,"mirror":"a&b","added_later":1}"#.into_response()
+    })
+    .await;
+    let mirrors = Mirrors::new(&[mirror.url()]).unwrap();
+    let mut question = ImageStoreQuestion {
+        have: 0,
+        mirror: None,
+        wait: 50,
+    };
+    for _ in 0..2 {
+        let answer = mirrors.image_store(&question).await.unwrap();
+        assert_eq!((answer.sequence, &*answer.mirror), (7, "a&b"));
+        question.have = answer.sequence;
+        question.mirror = Some(answer.mirror);
+    }
+}

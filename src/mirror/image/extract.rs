@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,7 +64,7 @@ pub(super) enum Failed {
 
 /// What extracting works with.
 pub(in crate::mirror) struct Extraction {
-    pub(super) options: Options,
+    pub(in crate::mirror) options: Options,
     turns: Semaphore,
     /// Of hosts that are not configured: their bytes may take for ever, and others are not to wait for them.
     strangers_turns: Semaphore,
@@ -92,6 +92,11 @@ impl Extraction {
             stop: CancellationToken::new(),
             threads: TaskTracker::new(),
         }
+    }
+
+    /// Waits for a turn of those that bound how much is done at a time.
+    pub(in crate::mirror) async fn turn(&self) -> Result<SemaphorePermit<'_>, LayerError> {
+        self.turns.acquire().await.map_err(|_| LayerError::Stopped)
     }
 
     /// Returns why it failed a short while ago, if it did.

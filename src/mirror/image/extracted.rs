@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
-use crate::store::{ChainRecord, StagedLayer, Store};
+use crate::store::{ChainRecord, LayerPlace, StagedLayer, Store};
 use crate::unpack::{self, Options, Unpacked, Unsettled};
 
 /// A layer that waits for what is below; dropped before it is published, its directory is removed.
@@ -50,11 +50,12 @@ impl Extracted {
     pub(super) fn publish_as(
         &self,
         link: &ChainLink,
+        place: &LayerPlace,
         store: &Store,
         options: &Options,
     ) -> Result<Option<ChainRecord>, LayerError> {
         let below = self.below(link, store)?;
-        let Some(directory) = self.directory(link, &below, store, options)? else {
+        let Some(directory) = self.directory(link, place, &below, store, options)? else {
             return Ok(None);
         };
         let record = ChainRecord {
@@ -91,17 +92,18 @@ impl Extracted {
     fn directory(
         &self,
         link: &ChainLink,
+        place: &LayerPlace,
         below: &[PathBuf],
         store: &Store,
         options: &Options,
     ) -> Result<Option<Directory>, LayerError> {
         let unsettled = &self.unpacked.unsettled;
         // Locked to the end: a stack that comes second waits, and finds it published.
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        let staged = match std::mem::replace(&mut *place, Place::Gone) {
+        let mut current = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let staged = match std::mem::replace(&mut *current, Place::Gone) {
             Place::Staged(staged) => staged,
             Place::Published(directory) => {
-                *place = Place::Published(directory.clone());
+                *current = Place::Published(directory.clone());
                 let suits = directory.layer_id == link.layer_id
                     || (!directory.is_bound && (!unsettled.root_is_implied || unpack::suits(below)?));
                 return Ok(suits.then_some(directory));
@@ -110,12 +112,13 @@ impl Extracted {
         };
         let is_bound =
             *unsettled != Unsettled::default() && unpack::settle(&staged.diff(), unsettled, below, options)?;
+        store.dress_layer(&staged, place)?;
         store.publish_layer(staged, &link.layer_id)?;
         let directory = Directory {
             layer_id: link.layer_id.clone(),
             is_bound,
         };
-        *place = Place::Published(directory.clone());
+        *current = Place::Published(directory.clone());
         Ok(Some(directory))
     }
 }

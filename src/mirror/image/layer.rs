@@ -10,7 +10,7 @@ use super::extracted::{Extracted, share};
 use super::{Image, Layer, LayerError, LayerStage};
 use crate::mirror::Inner;
 use crate::oci::{ChainLink, Digest};
-use crate::store::ChainRecord;
+use crate::store::{ChainRecord, LayerPlace};
 use crate::telemetry::labels::LayerOutcome;
 
 /// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
@@ -175,17 +175,38 @@ impl LayerTask {
     /// Publishes what was extracted; `false` if it serves another stack alone.
     async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
+        let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
+        let in_thread = place.clone();
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            extracted.publish_as(&link, &mirror.store, &options)
+            extracted.publish_as(&link, &in_thread, &mirror.store, &options)
         });
-        let is_published = self.told(publish).await?.is_some();
-        if is_published {
-            self.mirror.metrics.layer(LayerOutcome::Published);
+        let Some(record) = self.told(publish).await? else {
+            return Ok(false);
+        };
+        self.mirror.metrics.layer(LayerOutcome::Published);
+        if record.layer_id == place.layer_id {
+            self.list(place, record);
         }
-        Ok(is_published)
+        Ok(true)
+    }
+
+    /// Has a published layer listed for containers/storage, without waiting for that: who needs it waits.
+    fn list(&self, place: LayerPlace, record: ChainRecord) {
+        let mirror = Arc::clone(&self.mirror);
+        let publishing = mirror.publishing.token();
+        tokio::spawn(async move {
+            let _publishing = publishing;
+            if let Err(error) = mirror.complete_layer(place, record).await {
+                let cause: &dyn std::error::Error = &error;
+                tracing::warn!(
+                    error = cause,
+                    "a published layer is not listed for containers/storage"
+                );
+            }
+        });
     }
 
     /// Waits for a layer's publishing, and tells why it failed.

@@ -21,6 +21,19 @@ pub(super) fn files(order: &Order, filling: &Filling) -> Result<Vec<FileChange>,
     ])
 }
 
+/// Returns the environment file and the unit of an agent that keeps an image store alone.
+pub(super) fn podman_files(order: &Order, filling: &Filling) -> Result<Vec<FileChange>, SetupError> {
+    let service = filling.fill(template::PODMAN_SERVICE, "");
+    Ok(vec![
+        environment(
+            &order.etc.join("wharf/podman.env"),
+            &filling.fill(template::PODMAN_ENV, ","),
+            order.force,
+        )?,
+        unit(&order.etc.join("systemd/system/wharf-podman.service"), service)?,
+    ])
+}
+
 /// Says how the agent is started.
 pub(super) fn start() -> Vec<String> {
     vec![

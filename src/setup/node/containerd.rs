@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use globset::Glob;
-use toml_edit::{DocumentMut, Item, TableLike, Value};
+use toml_edit::{DocumentMut, Item, Value};
 
-use super::{FileChange, Filling, Installed, Order, Plan, SetupError, agent, hosts, read};
+use super::{FileChange, Filling, Installed, Order, Plan, SetupError, agent, hosts, lookup, parse, read};
 use crate::setup::toml::{self, Conflict, Differing};
 use crate::setup::{Version, template};
 
@@ -32,7 +32,7 @@ pub(super) fn plan(order: &Order, filling: &Filling, installed: &Installed) -> R
                 the snapshotter that they have, and images are pulled again"
             .to_owned(),
     );
-    Ok(Plan { files, notes })
+    Ok(Plan::of(files, notes))
 }
 
 /// Returns containerd's file for a node that runs Docker alone.
@@ -224,22 +224,4 @@ fn matching(config: &Path, pattern: &str) -> Result<Vec<PathBuf>, SetupError> {
         .into_iter()
         .filter(|name| glob.is_match(name));
     Ok(names.map(|name| dir.join(name)).collect())
-}
-
-fn parse(path: &Path, text: &str) -> Result<DocumentMut, SetupError> {
-    text.parse()
-        .map_err(|error: toml_edit::TomlError| SetupError::Invalid {
-            path: path.to_owned(),
-            format: "TOML",
-            reason: error.to_string(),
-        })
-}
-
-fn lookup<'a>(document: &'a DocumentMut, keys: &[&str]) -> Option<&'a Item> {
-    let (last, tables) = keys.split_last()?;
-    let mut table: &dyn TableLike = document.as_table();
-    for key in tables {
-        table = table.get(key)?.as_table_like()?;
-    }
-    table.get(last)
 }

@@ -18,7 +18,7 @@ pub(super) fn plan(order: &Order, filling: &Filling, installed: &Installed) -> R
     files.extend(agent::files(order, filling)?);
     notes.extend(agent::start());
     notes.push("then: systemctl restart containerd docker".to_owned());
-    Ok(Plan { files, notes })
+    Ok(Plan::of(files, notes))
 }
 
 fn daemon_json(order: &Order, filling: &Filling) -> Result<FileChange, SetupError> {

@@ -1,15 +1,96 @@
-//! Podman's node: a file of its own beside the distribution's.
+//! The node of Podman, Buildah and CRI-O: a file beside the distribution's for registries, and storage.conf.
 
-use super::{Filling, Order, Plan, SetupError, whole};
+mod crio;
+mod form;
+mod storage_conf;
+
+use super::{Filling, Order, Plan, SetupError, agent, whole};
+use crate::setup::{ImageStore, Runtime, template};
+use form::Form;
+
+/// Where this node reads layers, and whatever follows from it.
+struct Chosen {
+    form: Form,
+    /// The directory that storage.conf names.
+    image_store: String,
+    /// The one that the other form would name.
+    other: String,
+}
 
 pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError> {
-    let path = order.etc.join("containers/registries.conf.d/50-wharf.conf");
-    let file = whole(&path, filling.registries(), order.force)?;
+    let registries = order.etc.join("containers/registries.conf.d/50-wharf.conf");
+    let mut files = vec![whole(&registries, filling.registries(), order.force)?];
+    let chosen = Chosen::choose(order, filling)?;
+    let storage = storage_conf::merge(order, filling, &chosen)?;
+    let mut notes = vec![chosen.form.reason.clone()];
+    notes.extend(storage_conf::overriding(order, &chosen)?);
+    files.push(storage);
+    if order.runtime == Runtime::Crio {
+        files.extend(crio::files(order, &chosen)?);
+    }
+    let mut empty_files = Vec::new();
+    match chosen.form.kind {
+        ImageStore::Shared => match form::lock_files(order) {
+            Ok(found) => empty_files = found,
+            Err(why) => notes.push(why),
+        },
+        ImageStore::Local => {
+            files.extend(agent::podman_files(order, filling)?);
+            empty_files = form::local_lock_files(order)?;
+            notes.push(
+                "then: systemctl daemon-reload && systemctl enable --now wharf-podman.service; it reads its settings \
+                 at its start: systemctl restart wharf-podman if they changed"
+                    .to_owned(),
+            );
+        }
+    }
+    notes.extend(limits(order.runtime).map(str::to_owned));
     Ok(Plan {
-        files: vec![file],
-        notes: vec![
-            "nothing needs to be restarted but CRI-O (systemctl reload crio)".to_owned(),
-            "images of other registries than these come past the mirror: add a block for each".to_owned(),
-        ],
+        files,
+        empty_files,
+        notes,
     })
+}
+
+/// Says what to restart, and what does not work.
+fn limits(runtime: Runtime) -> impl Iterator<Item = &'static str> {
+    let restart = match runtime {
+        Runtime::Crio => "then: systemctl restart crio; it reads storage.conf at its start alone",
+        Runtime::Docker | Runtime::Containerd | Runtime::Podman => {
+            "nothing needs to be restarted but a `podman system service` that runs"
+        }
+    };
+    [
+        restart,
+        "images of other registries than these come past the mirror: add a block for each",
+        "image volumes (`podman image mount`, `--mount type=image`, Kubernetes' image volumes) do not see layers \
+         of the store: copy the files out of a container of the image instead (`podman create`, `podman cp`)",
+        "rootless users have storage.conf files of their own, and cannot read the store: root's alone is changed",
+    ]
+    .into_iter()
+}
+
+impl Chosen {
+    fn choose(order: &Order, filling: &Filling) -> Result<Self, SetupError> {
+        let shared = filling.fill(template::SHARED_IMAGE_STORE, "");
+        let local = filling.fill(template::LOCAL_IMAGE_STORE, "");
+        let set_up = storage_conf::named(order)?;
+        let before = if set_up.contains(&shared) {
+            Some(ImageStore::Shared)
+        } else if set_up.contains(&local) {
+            Some(ImageStore::Local)
+        } else {
+            None
+        };
+        let form = Form::choose(order, before);
+        let (image_store, other) = match form.kind {
+            ImageStore::Shared => (shared, local),
+            ImageStore::Local => (local, shared),
+        };
+        Ok(Self {
+            form,
+            image_store,
+            other,
+        })
+    }
 }

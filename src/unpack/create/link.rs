@@ -12,7 +12,7 @@ use super::{CreateError, SPECIAL, Writer, call, has_room};
 use crate::unpack::UnpackError;
 use crate::unpack::entry::{Meta, Time, Xattr};
 use crate::unpack::link::{LinkTarget, Name};
-use crate::unpack::place::Dir;
+use crate::unpack::place::{Dir, Ground};
 use crate::unpack::xattr::{self, Carrier, path_of};
 
 /// Bytes that are copied at once.
@@ -56,6 +56,23 @@ impl Writer<'_> {
         names.add_copy(new);
         self.shared.note(|compromises| compromises.copied_links += 1);
         self.dress_link(place, name, names.meta.take())
+    }
+
+    /// Makes a name of a file of another directory of the layer, or a copy of it.
+    pub(super) fn share(
+        &self,
+        source: &Ground,
+        dir: &Arc<Dir>,
+        place: &OwnedFd,
+        name: &[u8],
+    ) -> Result<(), CreateError> {
+        let from = source.dir(dir)?;
+        match rustix::fs::linkat(&*from, name, place, name, AtFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => self.copy(&from, name, place, name),
+            Err(Errno::NOSPC) if has_room(place) => self.copy(&from, name, place, name),
+            Err(errno) => Err(("link", errno).into()),
+        }
     }
 
     /// Gives a file the metadata of a link's entry, where it differs: runtimes do so.

@@ -35,6 +35,17 @@ fn a_size_that_lies_is_found_out() {
 }
 
 #[test]
+fn content_that_does_not_fill_its_last_block_is_whole_and_less_is_not() {
+    let tar = Tar::new().file("a", "first").file("b", "last").cut();
+    let end = tar.len() - 512 + "last".len();
+    let scratch = Scratch::new();
+    assert_eq!(scratch.unpack(&tar[..end]).unwrap().entries, 2);
+    assert_eq!(std::fs::read(scratch.target().join("b")).unwrap(), b"last");
+    let refused = Scratch::new().refused(&tar[..end - 1]);
+    assert_eq!(refused, "the layer's archive ends in the middle of entry \"b\"");
+}
+
+#[test]
 fn a_header_with_a_negative_or_garbled_number_is_refused() {
     let fields: [(&str, std::ops::Range<usize>); 4] = [
         ("size", 124..136),

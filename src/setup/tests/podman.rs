@@ -1,0 +1,288 @@
+//! Nodes with Podman and CRI-O.
+
+use super::*;
+
+const STORAGE: &str = "containers/storage.conf";
+const REGISTRIES: &str = "containers/registries.conf.d/50-wharf.conf";
+const SHARED: &str = "/srv/dfs/wharf/layers";
+
+/// What distributions ship, shortened.
+const SHIPPED: &str = "\
+# This file is the configuration file for all tools
+[storage]
+driver = \"overlay\"
+runroot = \"/run/containers/storage\"
+graphroot = \"/data/images\"
+
+[storage.options]
+# AdditionalImageStores is used to pass paths to additional Read/Only image stores
+additionalimagestores = [
+]
+
+[storage.options.overlay]
+mountopt = \"nodev,metacopy=on\"
+";
+
+fn node(runtime: Runtime, image_store: Option<ImageStore>) -> Node {
+    let mut node = Node::new(runtime);
+    node.order.image_store = image_store;
+    node
+}
+
+/// The node's own image store.
+fn local(node: &Node) -> String {
+    node.order.podman.display().to_string()
+}
+
+fn stores(text: &str) -> Vec<String> {
+    let stores = &value(text)["storage"]["options"]["additionalimagestores"];
+    let stores = stores.as_array().unwrap().iter();
+    stores.map(|store| store.as_str().unwrap().to_owned()).collect()
+}
+
+/// What is planned for storage.conf; nothing is written, since the store's path is the machine's.
+fn storage_conf(node: &Node) -> String {
+    let plan = node.plan().unwrap();
+    let path = node.etc.path().join(STORAGE);
+    plan.files
+        .into_iter()
+        .find(|file| file.path == path)
+        .unwrap()
+        .after
+}
+
+#[test]
+fn a_node_without_files_gets_whole_ones_and_the_agent() {
+    let node = node(Runtime::Podman, None);
+    let plan = node.plan().unwrap();
+    assert!(plan.notes[0].contains("no store is mounted"), "{:?}", plan.notes);
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains("wharf-podman.service")),
+        "{:?}",
+        plan.notes
+    );
+    node.write();
+    let storage = value(&node.text(STORAGE));
+    assert_eq!(storage["storage"]["driver"].as_str(), Some("overlay"));
+    assert_eq!(
+        storage["storage"]["graphroot"].as_str(),
+        Some("/var/lib/containers/storage")
+    );
+    assert_eq!(stores(&node.text(STORAGE)), [local(&node)]);
+    let mirrors = &value(&node.text(REGISTRIES))["registry"][0]["mirror"];
+    assert_eq!(mirrors[0]["location"].as_str(), Some("mirror-a:5000/docker.io"));
+    // Podman fails without them, and the agent has not run yet.
+    assert_eq!(node.text("image-store/overlay-layers/layers.lock"), "");
+    assert_eq!(node.text("image-store/overlay-images/images.lock"), "");
+    let env = node.text("wharf/podman.env");
+    for line in [
+        "WHARF_STORE=/srv/dfs/wharf",
+        "WHARF_MIRRORS=http://mirror-a:5000,https://mirror-b",
+        &format!("WHARF_PODMAN={}", local(&node)),
+    ] {
+        assert!(env.lines().any(|found| found == line), "{line}: {env}");
+    }
+    assert!(
+        node.text("systemd/system/wharf-podman.service")
+            .contains("ExecStart=/opt/wharf agent")
+    );
+}
+
+#[test]
+fn what_a_nodes_file_says_stays() {
+    let ours = SHIPPED.replace("= [\n]", "= [\n  \"/usr/lib/containers/storage\", # theirs\n]");
+    let node = node(Runtime::Podman, Some(ImageStore::Local)).with(STORAGE, &ours);
+    node.write();
+    let text = node.text(STORAGE);
+    assert_eq!(stores(&text), ["/usr/lib/containers/storage", &*local(&node)]);
+    assert!(text.contains("# theirs"), "{text}");
+    assert_eq!(
+        value(&text)["storage"]["graphroot"].as_str(),
+        Some("/data/images")
+    );
+    assert!(text.contains("mountopt = \"nodev,metacopy=on\""), "{text}");
+}
+
+#[test]
+fn the_distributions_file_is_taken_over_since_one_below_etc_hides_it() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Local));
+    node.order.etc = node.etc.path().join("etc");
+    let shipped = node.etc.path().join("usr/share/containers/storage.conf");
+    fs::create_dir_all(shipped.parent().unwrap()).unwrap();
+    fs::write(&shipped, SHIPPED).unwrap();
+    node.write();
+    let text = fs::read_to_string(node.order.etc.join(STORAGE)).unwrap();
+    assert_eq!(stores(&text), [local(&node)]);
+    assert_eq!(
+        value(&text)["storage"]["graphroot"].as_str(),
+        Some("/data/images")
+    );
+    assert_eq!(fs::read_to_string(shipped).unwrap(), SHIPPED);
+}
+
+#[test]
+fn another_driver_is_refused_and_overlays_older_name_is_not() {
+    for (driver, is_refused) in [
+        ("vfs", true),
+        ("overlay", false),
+        ("overlay2", false),
+        ("", false),
+    ] {
+        let text = format!("[storage]\ndriver = {driver:?}\ngraphroot = \"/x\"\n");
+        let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(STORAGE, &text);
+        if is_refused {
+            let error = node.refusal();
+            assert!(
+                error.contains("storage.driver") && error.contains("vfs"),
+                "{error}"
+            );
+            node.order.force = true;
+        }
+        node.write();
+        let after = node.text(STORAGE);
+        assert_eq!(stores(&after), [local(&node)], "{driver}");
+        let driver = value(&after)["storage"]["driver"].as_str().unwrap().to_owned();
+        assert!(driver.starts_with("overlay"), "{driver}");
+        assert!(value(&after)["storage"].get("runroot").is_none(), "{after}");
+    }
+}
+
+#[test]
+fn a_broken_file_is_named_and_nothing_is_written() {
+    let error = node(Runtime::Podman, None).with(STORAGE, "[storage\n").refusal();
+    assert!(
+        error.contains("storage.conf") && error.contains("TOML"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_node_changes_from_one_form_to_the_other() {
+    let text = SHIPPED.replace("= [\n]", &format!("= [\"/a\", {SHARED:?}]"));
+    let mut node = node(Runtime::Podman, None).with(STORAGE, &text);
+    // What is set up stays, whatever the file system.
+    assert_eq!(stores(&storage_conf(&node)), ["/a", SHARED]);
+    node.order.image_store = Some(ImageStore::Local);
+    assert_eq!(stores(&storage_conf(&node)), ["/a", &*local(&node)]);
+}
+
+#[test]
+fn a_file_that_wins_over_storage_conf_is_told() {
+    for name in ["storage.conf.d/90-a.conf", "storage.rootful.conf.d/90-a.conf"] {
+        let told = |text: &str| {
+            let node = node(Runtime::Podman, Some(ImageStore::Local));
+            let text = text.replace("LOCAL", &local(&node));
+            let node = node.with(&format!("containers/{name}"), &text);
+            let notes = node.plan().unwrap().notes;
+            notes
+                .iter()
+                .any(|note| note.contains("90-a.conf") && note.contains(&local(&node)))
+        };
+        assert!(told("[storage.options]\nadditionalimagestores = [\"/a\"]\n"));
+        assert!(!told(
+            "[storage.options]\nadditionalimagestores = [\"/a\", \"LOCAL\"]\n"
+        ));
+        assert!(!told("[storage.options]\npull_options = {}\n"));
+    }
+}
+
+#[test]
+fn the_store_of_a_local_disk_is_read_itself_and_gets_its_lock_files() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Shared));
+    // Not mounted: what would be under the mount is what is there.
+    let store = tempfile::tempdir().unwrap();
+    node.order.store = store.path().to_owned();
+    let plan = node.plan().unwrap();
+    assert!(
+        plan.diff()
+            .contains("layers/overlay-layers/layers.lock: an empty file"),
+        "{}",
+        plan.diff()
+    );
+    node.write();
+    let locks = ["overlay-images/images.lock", "overlay-layers/layers.lock"];
+    for lock in locks {
+        assert_eq!(fs::read(store.path().join("layers").join(lock)).unwrap(), b"");
+    }
+    let image_store = store.path().join("layers").display().to_string();
+    assert_eq!(stores(&node.text(STORAGE)), [image_store]);
+    assert!(!node.etc.path().join("wharf").exists());
+    assert!(!node.plan().unwrap().is_change());
+}
+
+#[test]
+fn crio_reads_podmans_files_unless_its_own_say_otherwise() {
+    let node = node(Runtime::Crio, Some(ImageStore::Local))
+        .with(
+            "crio/crio.conf",
+            "[crio]\nstorage_driver = \"overlay\"\n# storage_option = []\n",
+        )
+        .with(
+            "crio/crio.conf.d/10-crun.conf",
+            "[crio.runtime]\ndefault_runtime = \"crun\"\n",
+        );
+    let plan = node.plan().unwrap();
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains("systemctl restart crio")),
+        "{:?}",
+        plan.notes
+    );
+    assert!(
+        plan.files
+            .iter()
+            .all(|file| !file.path.starts_with(node.etc.path().join("crio")))
+    );
+    node.write();
+    assert_eq!(stores(&node.text(STORAGE)), [local(&node)]);
+}
+
+#[test]
+fn crios_own_options_get_the_image_store_where_they_are_set_last() {
+    let node = node(Runtime::Crio, Some(ImageStore::Local))
+        .with("crio/crio.conf", "[crio]\nstorage_option = [\"overlay.mountopt=nodev\"]\n")
+        .with(
+            "crio/crio.conf.d/50-a.conf",
+            "[crio]\nstorage_option = [\n  \"overlay.mountopt=nodev\", # keep\n  \"overlay.imagestore=/srv/dfs/wharf/layers\",\n]\n",
+        )
+        .with("crio/crio.conf.d/60-b.conf", "[crio]\nstorage_option = []\n");
+    node.write();
+    let text = node.text("crio/crio.conf.d/50-a.conf");
+    let options = value(&text)["crio"]["storage_option"].clone();
+    let options: Vec<&str> = options
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|option| option.as_str().unwrap())
+        .collect();
+    assert_eq!(
+        options,
+        [
+            "overlay.mountopt=nodev",
+            &*format!("overlay.imagestore={}", local(&node))
+        ]
+    );
+    assert!(text.contains("# keep"), "{text}");
+    assert!(!node.text("crio/crio.conf").contains("imagestore"));
+    // CRI-O reads whatever lies in crio.conf.d, the last one last.
+    let mut names = crate::fs::list(&node.etc.path().join("crio/crio.conf.d")).unwrap();
+    names.sort();
+    assert_eq!(names, ["50-a.conf", "60-b.conf"]);
+    assert!(
+        node.text("crio/crio.conf.d.wharf-backup/50-a.conf")
+            .contains("/srv/dfs")
+    );
+}
+
+#[test]
+fn crio_with_another_driver_is_refused() {
+    let node = node(Runtime::Crio, None).with("crio/crio.conf", "[crio]\nstorage_driver = \"btrfs\"\n");
+    let error = node.refusal();
+    assert!(
+        error.contains("crio.storage_driver") && error.contains("btrfs"),
+        "{error}"
+    );
+}
