@@ -33,7 +33,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::fs::{Disk, FsError};
-use crate::oci::DiffId;
+use crate::oci::LayerId;
 use crate::store::{EntryName, EntryTexts, OpenStoreError, Store, layer_list};
 use crate::telemetry::full_text;
 use files::Files;
@@ -49,16 +49,13 @@ pub struct LocalImageStore {
     files: Arc<Files>,
     store: PathBuf,
     disk: Disk,
-    entries: Entries,
+    entries: EntryTexts,
     /// The list on the disk has exactly these entries.
     is_written: bool,
     /// What the log has said.
     told_away: bool,
     told_unreadable: BTreeSet<EntryName>,
 }
-
-/// The objects of layers.json, sorted.
-type Entries = EntryTexts;
 
 /// Why a directory cannot be a node's image store.
 #[derive(Debug, thiserror::Error)]
@@ -111,14 +108,10 @@ pub struct Refreshed {
     pub is_settled: bool,
 }
 
-/// What must be in an entry, or containers/storage refuses every command.
+/// Whose entry a text is.
 #[derive(Deserialize)]
-struct EntryFacts {
-    id: String,
-    #[serde(rename = "diff-digest")]
-    _diff_id: DiffId,
-    #[serde(default, rename = "parent")]
-    _parent: Option<String>,
+struct Listed {
+    id: LayerId,
 }
 
 impl LocalImageStore {
@@ -200,14 +193,14 @@ impl LocalImageStore {
     }
 
     /// Reads entries, and returns those that can be with the reasons why others cannot.
-    async fn read(&self, names: Vec<EntryName>) -> (Entries, BTreeMap<EntryName, String>) {
+    async fn read(&self, names: Vec<EntryName>) -> (EntryTexts, BTreeMap<EntryName, String>) {
         let chunks = names.chunks(ENTRIES_A_CALL).map(<[EntryName]>::to_vec);
         let calls = chunks.map(|chunk| self.read_chunk(chunk));
         let chunks: Vec<_> = stream::iter(calls.collect::<Vec<_>>())
             .buffer_unordered(CALLS)
             .collect()
             .await;
-        let (mut read, mut unreadable) = (Entries::new(), BTreeMap::new());
+        let (mut read, mut unreadable) = (EntryTexts::new(), BTreeMap::new());
         for (name, entry) in chunks.into_iter().flatten() {
             match entry {
                 Ok(entry) => drop(read.insert(name, entry)),
@@ -224,7 +217,7 @@ impl LocalImageStore {
             let read = |name: &EntryName| {
                 let store = opened.as_ref().map_err(|error| full_text(error))?;
                 match store.read_entry(name) {
-                    Ok(Some(entry)) => Ok(entry),
+                    Ok(Some(text)) => Ok(text),
                     Ok(None) => Err("its file is gone".to_owned()),
                     Err(error) => Err(error.full_text()),
                 }
@@ -243,11 +236,11 @@ impl LocalImageStore {
     /// Writes the list that the entries make; false if it is there already.
     async fn write(&mut self) -> Result<bool, RefreshError> {
         let list = layer_list(&self.entries).into_bytes();
-        let layers = self
-            .entries
-            .keys()
-            .filter(|name| matches!(name, EntryName::Layer(_)));
-        let layers = layers.map(EntryName::to_string).collect();
+        let layer = |name: &EntryName| match name {
+            EntryName::Layer(id) => Some(id.to_string()),
+            EntryName::Alias(_) => None,
+        };
+        let layers = self.entries.keys().filter_map(layer).collect();
         let files = Arc::clone(&self.files);
         let written = tokio::task::spawn_blocking(move || files.write(&list, &layers)).await?;
         let is_changed = written.map_err(RefreshError::Local)?;
@@ -283,19 +276,18 @@ impl LocalImageStore {
 }
 
 /// Takes what is in the list of an earlier process as read.
-fn known(list: &[u8]) -> Entries {
+fn known(list: &[u8]) -> EntryTexts {
     let objects: Vec<Box<RawValue>> = serde_json::from_slice(list).unwrap_or_default();
-    let mut entries = Entries::new();
+    let mut entries = EntryTexts::new();
     for object in objects {
-        let Ok(facts) = serde_json::from_str::<EntryFacts>(object.get()) else {
+        let Ok(listed) = serde_json::from_str::<Listed>(object.get()) else {
             continue;
         };
         // Which of the two it was listed for does not show; the other one is not named by the store, and
         // goes.
-        let names = [facts.id.clone(), format!("alias-{}", facts.id)];
-        for name in names.iter().filter_map(|name| EntryName::parse(name)) {
-            entries.insert(name, object.get().into());
-        }
+        let text: Arc<str> = object.get().into();
+        entries.insert(EntryName::Alias(listed.id.clone()), Arc::clone(&text));
+        entries.insert(EntryName::Layer(listed.id), text);
     }
     entries
 }

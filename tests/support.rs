@@ -8,6 +8,7 @@ pub mod archives;
 pub mod chain;
 pub mod client;
 pub mod clients;
+pub mod cluster;
 pub mod curl;
 pub mod dfs;
 pub mod doctor;

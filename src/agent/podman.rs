@@ -2,8 +2,8 @@
 //!
 //! A mirror tells when the store has something new: a question waits there until it does
 //! ([`ImageStoreQuestion`]). Then the store is listed, and the next question says how far this node is, by
-//! which a mirror that holds a manifest for it knows that its layers are listed here. Without a mirror the
-//! store is listed every few seconds.
+//! which a mirror that holds a manifest for it knows that its layers are listed here. Every few seconds the
+//! store is listed all the same: there may be other mirrors, or none that answers.
 //!
 //! Leaves to others: the files ([`LocalImageStore`]), whom to ask ([`super::mirrors`]).
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::mirrors::Mirrors;
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
@@ -20,13 +20,11 @@ use crate::local_image_store::{LocalImageStore, OpenError};
 use crate::telemetry::full_text;
 
 /// How long a question waits at a mirror: below the minute after which proxies give an idle answer up.
-///
-/// The store is listed after each answer, so this is also how late something is seen that no mirror has told.
 const WAIT: Duration = Duration::from_secs(50);
 
-/// How often the store is listed while no mirror answers: a listing of 20,000 names is some 100 KiB of each
-/// server.
-const WITHOUT_MIRROR: Duration = Duration::from_secs(5);
+/// How often the store is listed though no mirror has told of anything: what other mirrors publish, the one
+/// that is asked may learn late. 20,000 names are some 2 MB of the file system's servers.
+const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How soon what could not be read is tried again, and how often at most a mirror is asked that does not
 /// wait.
@@ -141,7 +139,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
         }
         known = told.take().or(known);
         let Some(mirrors) = &mirrors else {
-            sleep(WITHOUT_MIRROR).await;
+            sleep(LISTING_INTERVAL).await;
             continue;
         };
         let asked_at = Instant::now();
@@ -150,7 +148,16 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
             mirror: known.as_ref().map(|known| known.mirror.clone()),
             wait: WAIT.as_secs(),
         };
-        match mirrors.image_store(&question).await {
+        let asking = mirrors.image_store(&question);
+        tokio::pin!(asking);
+        let answer = loop {
+            match timeout(LISTING_INTERVAL, &mut asking).await {
+                Ok(answer) => break answer,
+                // What another mirror has published, this one learns later.
+                Err(_) => drop(refresh(&mut images).await),
+            }
+        };
+        match answer {
             Ok(answer) => {
                 // Asked again at once, a mirror that does not wait, or two that answer in turn, would be
                 // asked for ever.
@@ -166,7 +173,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
             }
             Err(error) => {
                 tracing::debug!(error = full_text(&error), "no mirror tells of new layers");
-                sleep(WITHOUT_MIRROR).await;
+                sleep(LISTING_INTERVAL).await;
             }
         }
     }
@@ -217,8 +224,9 @@ mod tests {
     fn publish(store: &Path, digit: &str) {
         let id = digit.repeat(64);
         let entry = serde_json::json!({
-            "id": id, "created": "2026-11-24T00:00:00Z", "diff-digest": format!("sha256:{id}"), "diff-size": 2,
-            "compressed-diff-digest": format!("sha256:{id}"), "compressed-size": 1, "compression": 2,
+            "id": id, "created": "2026-11-24T00:00:00Z",
+            "diff-digest": format!("sha256:{id}"), "diff-size": 1024,
+            "compressed-diff-digest": format!("sha256:{id}"), "compressed-size": 512, "compression": 2,
         });
         std::fs::write(store.join("layers/entries").join(id), entry.to_string()).unwrap();
     }

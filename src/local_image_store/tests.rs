@@ -234,10 +234,11 @@ async fn a_store_that_hangs_is_given_up_in_time_and_heals() {
     assert!(full_text(&error).contains("did not answer"), "{error:?}");
     assert_eq!(node.ids(), Vec::<String>::new());
     let mut hung = File::options().write(true).open(&format).unwrap();
+    // The file is there before the reader goes on, which may open it once more.
+    fs::remove_file(&format).unwrap();
+    fs::write(&format, &content).unwrap();
     hung.write_all(&content).unwrap();
     drop(hung);
-    fs::remove_file(&format).unwrap();
-    fs::write(&format, content).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while images.refresh().await.is_err() {
         assert!(Instant::now() < deadline, "it does not heal");

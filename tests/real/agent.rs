@@ -3,7 +3,6 @@
 //! a GlusterFS that the mirror and the nodes mount in different networks.
 
 mod blobs;
-mod cluster;
 mod cold_pull;
 mod cri;
 mod everyday;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::curl::Curl;
-use crate::support::mirror::wharf;
+use crate::support::mirror::{Mirror, Options, wharf};
 use crate::support::mount::unmount_below;
 use crate::support::process::{Ended, Service, bound_command, run, run_ok, shell, wait_until};
 use crate::support::registry::Registry;
@@ -24,30 +24,41 @@ const IMAGE: &str = "docker.io/library/busybox:latest";
 struct Node {
     directory: TempDir,
     registry: Registry,
+    store: PathBuf,
 }
 
 impl Node {
     /// Sets Podman up; the store is empty and the image store not kept yet.
     fn new() -> Self {
-        let node = Self {
-            directory: tempfile::tempdir().expect("a directory"),
-            registry: Registry::filled(),
-        };
-        for name in ["store/layers/entries", "store/layers/overlay/l", "etc/containers"] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = directory.path().join("store");
+        let registry = Registry::filled();
+        let location = registry.address().to_string();
+        let node = Self::with(directory, registry, store, &location);
+        for name in ["store/layers/entries", "store/layers/overlay/l"] {
             fs::create_dir_all(node.path(name)).expect("make a directory");
         }
         let format = r#"{"format": 1, "store_id": "0123456789abcdef"}"#;
         fs::write(node.path("store/wharf.json"), format).expect("write wharf.json");
+        node
+    }
+
+    /// Sets Podman up for a store, and for images of Docker Hub from `location`.
+    fn with(directory: TempDir, registry: Registry, store: PathBuf, location: &str) -> Self {
+        let node = Self {
+            directory,
+            registry,
+            store,
+        };
+        fs::create_dir_all(node.path("etc/containers")).expect("make a directory");
         let storage = format!(
             "[storage]\ndriver = \"overlay\"\ngraphroot = {:?}\nrunroot = {:?}\n",
             node.path("root"),
             node.path("runroot")
         );
         fs::write(node.path("etc/containers/storage.conf"), storage).expect("write storage.conf");
-        let registries = format!(
-            "[[registry]]\nprefix = \"docker.io\"\nlocation = \"{}\"\ninsecure = true\n",
-            node.registry.address()
-        );
+        let registries =
+            format!("[[registry]]\nprefix = \"docker.io\"\nlocation = \"{location}\"\ninsecure = true\n");
         fs::write(node.path("registries.conf"), registries).expect("write registries.conf");
         run_ok(node.setup());
         node
@@ -61,7 +72,7 @@ impl Node {
         let mut command = wharf();
         command.args(["setup", "podman", "--write", "--image-store", "local"]);
         command.arg("--etc").arg(self.path("etc"));
-        command.arg("--store").arg(self.path("store"));
+        command.arg("--store").arg(&self.store);
         command.arg("--podman").arg(self.path("node"));
         command
     }
@@ -69,7 +80,7 @@ impl Node {
     fn agent(&self, more: &[&str]) -> Command {
         let mut command = wharf();
         command.arg("agent").arg("--podman").arg(self.path("node"));
-        command.arg("--store").arg(self.path("store")).args(more);
+        command.arg("--store").arg(&self.store).args(more);
         command
     }
 
@@ -255,4 +266,44 @@ fn an_image_store_is_never_made_of_podmans_own_storage() {
     assert_eq!(ended.code(), 1, "{ended:?}");
     assert!(ended.stderr.contains("is not wharf's"), "{ended:?}");
     run_ok(node.podman(&["info"]));
+}
+
+#[test]
+fn a_cold_image_is_listed_on_the_node_before_podman_looks_for_its_layers() {
+    let registry = Registry::filled();
+    let mirror = Mirror::start(&Options::new(registry.address()));
+    let location = format!("{}/docker.io", mirror.address());
+    let directory = tempfile::tempdir().expect("a directory");
+    let node = Node::with(directory, registry, mirror.store().to_owned(), &location);
+    let agent = node.keep(Some(mirror.address()));
+    wait_until("the agent", Duration::from_secs(20), || {
+        agent.stderr().contains("keeping an image store").then_some(())
+    });
+    for image in [IMAGE, "docker.io/library/busybox-schema2:latest"] {
+        let start = Instant::now();
+        let ended = node.run(&[image, "echo", "from the store"]);
+        assert_eq!(
+            ended.stdout,
+            "from the store\n",
+            "{ended:?}\n{}\n{}",
+            agent.stderr(),
+            mirror.log()
+        );
+        println!("{image}: {:?}", start.elapsed());
+    }
+    let layers = shell(&format!("ls {:?}", node.path("root/overlay")));
+    assert_eq!(layers.trim(), "l", "{}", mirror.log());
+    for blob in node.registry.layers("library/busybox", "latest") {
+        let asked = mirror
+            .log()
+            .lines()
+            .filter(|line| line.contains(&format!("/blobs/{blob}")))
+            .count();
+        assert_eq!(asked, 0, "{}", mirror.log());
+    }
+    assert!(
+        mirror.log().contains("/manifests/latest"),
+        "the access log tells: {}",
+        mirror.log()
+    );
 }

@@ -21,7 +21,7 @@ use super::registry::Registry;
 use super::{file_length, sha256, sha256_file};
 
 /// Part of the cache's path: change it when the images change.
-const VERSION: &str = "registry-v1";
+const VERSION: &str = "registry-v2";
 /// What a maker leaves in its directory.
 const MADE: &str = "made";
 /// How many layers `library/layers` has on top of busybox's.
@@ -266,6 +266,9 @@ impl Layout {
         layers: &[Layer],
     ) -> Value {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
+        // Buildah 1.28 builds on nothing that has layers without a history.
+        let created_by = |number| json!({"created_by": format!("layer {number}")});
+        let history: Vec<Value> = (1..=layers.len()).map(created_by).collect();
         let config = self.json(
             OCI_CONFIG,
             &json!({
@@ -273,6 +276,7 @@ impl Layout {
                 "os": "linux",
                 "config": {"Cmd": program, "Env": ["PATH=/usr/bin:/bin"]},
                 "rootfs": {"type": "layers", "diff_ids": diff_ids},
+                "history": history,
             }),
         );
         let descriptors: Vec<&Value> = layers.iter().map(|layer| &layer.descriptor).collect();

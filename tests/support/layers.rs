@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::chain::chain_ids;
+use super::chain::{chain_ids, layer_ids};
 use super::sha256;
 use super::upstream::{OCI_MANIFEST, Upstream, image_manifest};
 
@@ -20,6 +20,13 @@ pub struct Layered {
     pub layers: Vec<String>,
     pub diff_ids: Vec<String>,
     pub chain_ids: Vec<String>,
+}
+
+impl Layered {
+    /// The layers' names in containers/storage, the bottom one first.
+    pub fn layer_ids(&self) -> Vec<String> {
+        layer_ids(&self.diff_ids)
+    }
 }
 
 /// Makes an archive of files, with an entry for the root.

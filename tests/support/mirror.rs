@@ -145,6 +145,16 @@ impl Mirror {
         self.service = serve(&self.options, self.directory.path(), self.address);
     }
 
+    /// Its process's id.
+    pub fn id(&self) -> u32 {
+        self.service.id()
+    }
+
+    /// Whether it has ended, however.
+    pub fn has_ended(&mut self) -> bool {
+        self.service.status().is_some()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,6 +1,6 @@
 //! A node of a cluster: its own root, mounts, processes and /run, with the programs of a Debian suite.
 //!
-//! containerd, Docker and the agent find everything where it is on a real node, so that they run with the files
+//! containerd, Docker, Podman and the agent find everything where it is on a real node, so that they run with the files
 //! under `config/`. The network is the host's. All processes are of one process namespace, which ends with the
 //! test, also when that is killed, and with it what they have mounted.
 
@@ -8,6 +8,8 @@ mod cri;
 mod daemon;
 mod docker;
 mod files;
+mod podman;
+mod rootless;
 mod start;
 
 use std::fs;
@@ -21,6 +23,7 @@ use tempfile::TempDir;
 
 pub use daemon::Daemon;
 pub use files::CriMode;
+pub use podman::ImageStore;
 pub use start::AGENT_ROOT;
 
 use super::clients::{control_group, remove_control_groups};
@@ -40,6 +43,7 @@ pub struct Node {
     pub agent: Daemon,
     pub containerd: Daemon,
     pub docker: Daemon,
+    pub podman_service: Daemon,
     agent_variables: Vec<String>,
     agent_socket: Option<UnixListener>,
     // Dropped last: the first process, then its directory.
@@ -95,6 +99,7 @@ impl Node {
             agent: Daemon::new("agent", directory.path()),
             containerd: Daemon::new("containerd", directory.path()),
             docker: Daemon::new("dockerd", directory.path()),
+            podman_service: Daemon::new("podman", directory.path()),
             agent_variables: Vec::new(),
             agent_socket: None,
             first: First {

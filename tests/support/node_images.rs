@@ -6,6 +6,8 @@
 //! | library/tree-zstd:latest | the same, its two layers packed by zstd |
 //! | library/half:latest | busybox and the layers a and b |
 //! | library/whole:latest | the same and c and d on top, so that half of it is published with `half` |
+//! | library/swapped:latest | busybox, b, a: what `half` has, in another order |
+//! | library/twice:latest | busybox, a, b, a: the same layer twice |
 //! | library/one:latest, two, three | busybox and a layer of their own |
 //! | library/hundred:latest | busybox and a hundred layers, the last of which count |
 //! | library/pause:latest | busybox that sleeps, for pods |
@@ -16,11 +18,12 @@ use std::path::{Path, PathBuf};
 use super::archives::made::tiny;
 use super::archives::tar::{Entry, Tar};
 use super::images::{Compression, Layer, Layout, busybox_tar, cached};
+use super::layers::{Layered, add, tar_of};
 use super::registry::Registry;
-use super::upstream::bytes;
+use super::upstream::{Upstream, bytes};
 
 /// Part of the cache's path: change it when the images change.
-const VERSION: &str = "node-images-v2";
+const VERSION: &str = "node-images-v3";
 /// How many layers `hundred` has on top of busybox's.
 pub const HUNDRED: u32 = 100;
 /// How long a layer's noise is.
@@ -54,6 +57,23 @@ pub fn registry() -> Registry {
     Registry::start(&cached(VERSION, fill), "readonly: {enabled: true}")
 }
 
+/// Adds busybox with the file `name` to a scripted registry as an image, and returns the digests of its layers.
+pub fn add_image(upstream: &Upstream, name: &str) -> Vec<String> {
+    add_layered(upstream, name, 1).layers
+}
+
+/// Adds such an image with so many layers on top of busybox's: each has the file `name`, and one of its own.
+pub fn add_layered(upstream: &Upstream, name: &str, layers: usize) -> Layered {
+    let work = tempfile::tempdir().expect("a directory");
+    let busybox = fs::read(busybox_tar(work.path())).expect("read busybox");
+    let own = (1..=layers).map(|number| {
+        let file = format!("{name}-{number}");
+        tar_of(&[("name", name.as_bytes()), (&file, name.as_bytes())])
+    });
+    let tars: Vec<Vec<u8>> = std::iter::once(busybox).chain(own).collect();
+    add(upstream, &format!("library/{name}"), "latest", &tars)
+}
+
 fn fill(_cache: &Path, work: &Path) {
     let root = work.join("made");
     fs::create_dir(&root).expect("make the registry's root");
@@ -74,6 +94,9 @@ fn fill(_cache: &Path, work: &Path) {
     let letters = [1, 2, 3, 4].map(|seed| images.noise(seed));
     images.image("half", &[std::slice::from_ref(&busybox), &letters[..2]].concat());
     images.image("whole", &[std::slice::from_ref(&busybox), &letters[..]].concat());
+    let [a, b] = [&letters[0], &letters[1]].map(Layer::clone);
+    images.image("swapped", &[busybox.clone(), b.clone(), a.clone()]);
+    images.image("twice", &[busybox.clone(), a.clone(), b, a]);
     for (seed, name) in [(11, "one"), (12, "two"), (13, "three")] {
         let own = images.noise(seed);
         images.image(name, &[busybox.clone(), own]);

@@ -110,6 +110,23 @@ impl Registry {
         [vec![config], self.layers(name, reference)].concat()
     }
 
+    /// Gets a blob that is JSON.
+    pub fn json_blob(&self, name: &str, digest: &str) -> Value {
+        Curl::new(&self.url(&format!("{name}/blobs/{digest}")))
+            .send()
+            .json()
+    }
+
+    /// The digests of an image's layers before they were compressed.
+    pub fn diff_ids(&self, name: &str, reference: &str) -> Vec<String> {
+        let config = self.json_blob(name, &self.blobs(name, reference)[0]);
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("DiffIDs");
+        diff_ids
+            .iter()
+            .map(|diff_id| diff_id.as_str().expect("a DiffID").to_owned())
+            .collect()
+    }
+
     /// What it has answered so far, in the order of the answers' ends.
     pub fn log(&self) -> Vec<Access> {
         self.service.stdout().lines().filter_map(parse_access).collect()

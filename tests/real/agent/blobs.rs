@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use crate::support::cluster::Cluster;
 use crate::support::node_images::{LIST_TREE, TREE, registry};
 use crate::support::process::wait_until;
 use crate::support::suite::Suite;

@@ -1,6 +1,6 @@
 //! The first pull of an image, by several nodes at once, and pulls of what is there.
 
-use super::cluster::{Cluster, PULL};
+use crate::support::cluster::{Cluster, PULL};
 use crate::support::node_images::{HUNDRED, LIST_TREE, TREE, registry};
 use crate::support::suite::Suite;
 

@@ -1,6 +1,6 @@
 //! Kubernetes nodes: what a kubelet asks of containerd, on layers of the store.
 
-use super::cluster::Cluster;
+use crate::support::cluster::Cluster;
 use crate::support::node::{CriMode, Node};
 use crate::support::node_images::{LIST_TREE, TREE, registry};
 use crate::support::suite::Suite;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::{Cluster, DOCKERS};
+use crate::support::cluster::{Cluster, DOCKERS};
 use crate::support::mirror::wharf;
 use crate::support::node::{AGENT_ROOT, Node};
 use crate::support::node_images::{LIST_TREE, TREE, registry};

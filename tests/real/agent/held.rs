@@ -1,21 +1,12 @@
 //! What a node does while a pull waits for layers that nobody pulled before.
 
-use super::cluster::{Cluster, PULL};
+use crate::support::cluster::{Cluster, PULL};
 use crate::support::gate::Gate;
-use crate::support::images::busybox_tar;
-use crate::support::layers::{add, tar_of};
 use crate::support::mirror::Options;
+use crate::support::node_images::add_image;
 use crate::support::process::wait_until;
 use crate::support::suite::Suite;
 use crate::support::upstream::{Upstream, blob, then};
-
-/// Adds busybox with one more file as an image, and returns the digests of its layers.
-fn add_image(upstream: &Upstream, name: &str) -> Vec<String> {
-    let work = tempfile::tempdir().expect("a directory");
-    let busybox = std::fs::read(busybox_tar(work.path())).expect("read busybox");
-    let own = tar_of(&[("name", name.as_bytes())]);
-    add(upstream, &format!("library/{name}"), "latest", &[busybox, own]).layers
-}
 
 fn containers_run_while_a_pull_waits(suite: Suite) {
     let upstream = Upstream::start();

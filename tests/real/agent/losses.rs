@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::Cluster;
+use crate::support::cluster::Cluster;
 use crate::support::layers::{directory, published};
 use crate::support::node::{AGENT_ROOT, Node};
 use crate::support::node_images::{LIST_TREE, TREE, registry};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, PULL};
+use crate::support::cluster::{Cluster, PULL};
 use crate::support::node::Node;
 use crate::support::node_images::{HUNDRED, LIST_TREE, TREE, registry};
 use crate::support::process::wait_until;

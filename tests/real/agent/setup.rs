@@ -1,6 +1,6 @@
 //! `wharf setup` on nodes that have files already.
 
-use super::cluster::{Cluster, DOCKERS};
+use crate::support::cluster::{Cluster, DOCKERS};
 use crate::support::node::Node;
 use crate::support::node_images::{LIST_TREE, TREE, registry};
 use crate::support::suite::Suite;
