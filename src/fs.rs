@@ -24,7 +24,7 @@ pub use open::OpenFile;
 pub use privilege::missing_privileges;
 pub use probe::probe;
 pub use reach::Reach;
-pub use staged::StagedFile;
+pub use staged::{StagedFile, publish_file};
 pub use tree::{Published, publish_dir, remove_tree};
 
 use std::fs::File;

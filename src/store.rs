@@ -11,6 +11,7 @@
 //!   tags/<host>/<repository>/_used/<digest>/<seconds>    an empty mark: this manifest was served then; the latest counts
 //!   tags/<host>/_sent/<digest>                   an empty mark: this host sent these bytes
 //!   layers/overlay/<layer id>/diff/              an extracted layer; the name above it appears with all that is in it
+//!   layers/overlay-layers/<layer id>.tar-split.gz    what its directory lacks to make its tar stream again
 //!   layers/…                                     the rest of an additional image store of containers/storage (`image_store`)
 //!   chains/<algorithm>/<ChainID hex>/dir         the record of a stack's topmost layer: its directory is there
 //!   chains/<algorithm>/<ChainID hex>/images/<digest>    the name of an image that has the stack

@@ -11,6 +11,7 @@
 //! | `apply`, `tree`, `name` | which entry means what and comes when; the layer's names in memory |
 //! | `pool`, `place` | the queue of the writers; places that are opened beneath the layer's root alone |
 //! | `create`, `link`, `xattr` | the system calls, and what a file system cannot keep |
+//! | `tar_split` | what the directory lacks to make the tar stream again |
 //! | `settle` | what depends on the layers below |
 //! | `twin` | a second directory of a layer |
 //!
@@ -31,6 +32,7 @@ mod place;
 mod pool;
 mod settle;
 mod stream;
+mod tar_split;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -39,7 +41,7 @@ mod xattr;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -60,6 +62,7 @@ use place::Ground;
 use pool::{Closing, Pool};
 use settle::{Below, Settling};
 use stream::Stream;
+use tar_split::{Recorder, Replaced, WAITING_PIECES};
 
 /// How many blocks of the stream may wait between the decoder and the archive's reader.
 const WAITING_BLOCKS: usize = 8;
@@ -95,6 +98,16 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Set to end it with [`UnpackError::Cancelled`].
     pub cancelled: AtomicBool,
+}
+
+impl Progress {
+    /// Fails if it has been cancelled.
+    fn check(&self) -> Result<(), UnpackError> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(UnpackError::Cancelled);
+        }
+        Ok(())
+    }
 }
 
 /// What a layer needs and its directory does not have, each with how many entries it concerns.
@@ -147,7 +160,12 @@ pub struct Unsettled {
     pub opaque: Vec<PathBuf>,
 }
 
-/// Unpacks a layer into `target`, an empty directory of the caller's alone, and makes it durable.
+/// Unpacks a layer into `target`, an empty directory of the caller's alone, and makes it durable, with the layer's
+/// tar-split.
+///
+/// `tar_split` is the name of a file that is not there yet, on the file system of `target` and not in it. It then
+/// holds all that containers/storage needs beside the directory to make the layer's tar stream again. Names that begin
+/// with it are used meanwhile.
 ///
 /// The source is read to its end, beyond the archive's; compression is told from its first bytes.
 /// The caller checks the DiffID (and the digest of what it gave). Blocks; a source that waits for its next
@@ -158,6 +176,7 @@ pub struct Unsettled {
 pub fn unpack(
     source: impl Read + Send,
     target: &Path,
+    tar_split: &Path,
     options: &Options,
     progress: &Progress,
 ) -> Result<Unpacked, UnpackError> {
@@ -165,6 +184,7 @@ pub fn unpack(
     ground.prepare()?;
     let creation = Creation::new(ground, options, progress);
     let pool = Pool::default();
+    let durability = options.abilities.durability;
     let read = std::thread::scope(|scope| {
         // Dropped before the threads are waited for.
         let _closing = Closing(&pool);
@@ -175,10 +195,21 @@ pub fn unpack(
             })?;
         }
         let blocks = decoded(scope, source, &options.limits)?;
-        let archive = Archive::new(Stream::new(blocks, &options.limits, progress));
-        Reading::new(archive, &pool, &creation).run()
+        let (sender, pieces) = sync_channel(WAITING_PIECES);
+        let splitting = spawn(scope, "wharf-tar-split", move || {
+            tar_split::write(&pieces, tar_split, durability)
+        })?;
+        let recorder = Some(Recorder::new(sender));
+        let archive = Archive::new(Stream::new(blocks, recorder, &options.limits, progress));
+        let read = Reading::new(archive, &pool, &creation, Replaced::beside(tar_split)).run();
+        match (read, splitting.join().unwrap_or(Err(UnpackError::Died))) {
+            // Who reads learns no more than that nobody takes the pieces.
+            (Ok(_) | Err(UnpackError::Died), Err(error)) => Err(error),
+            (read, _) => read,
+        }
     })?;
-    if options.abilities.durability == Durability::Syncfs {
+    read.replaced.embed(tar_split, durability, progress)?;
+    if durability == Durability::Syncfs {
         creation.ground.sync()?;
     }
     let compromises = creation
@@ -205,7 +236,7 @@ pub fn diff_id(
     progress: &Progress,
 ) -> Result<DiffId, UnpackError> {
     std::thread::scope(|scope| {
-        let stream = Stream::new(decoded(scope, source, limits)?, limits, progress);
+        let stream = Stream::new(decoded(scope, source, limits)?, None, limits, progress);
         Ok(stream.finish()?.0)
     })
 }

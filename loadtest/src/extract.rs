@@ -121,7 +121,14 @@ pub fn run_one(arguments: &OneArguments) -> anyhow::Result<()> {
     fs::create_dir(&arguments.target)?;
     let start = Instant::now();
     let layer = fs::File::open(&arguments.layer)?;
-    unpack(layer, &arguments.target, &options, &Progress::default())?;
+    let tar_split = arguments.target.with_added_extension("tar-split.gz");
+    unpack(
+        layer,
+        &arguments.target,
+        &tar_split,
+        &options,
+        &Progress::default(),
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     let status = fs::read_to_string("/proc/self/status")?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FsError, OpenFile, make_dirs_durably, sync_dir};
+use super::{FsError, OpenFile, Published, make_dirs_durably, sync_dir};
 
 /// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 512;
@@ -110,11 +110,8 @@ impl StagedFile {
     /// Any errno; the staged file is removed then.
     pub fn publish(mut self, target: &Path) -> Result<(), FsError> {
         self.sync()?;
-        if super::stat(target)?.is_some() {
-            return Ok(());
-        }
-        make_dirs_durably(parent_of(target))?;
-        self.rename(target)
+        self.is_published = publish_file(&self.path, target)? == Published::Ours;
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), FsError> {
@@ -127,6 +124,23 @@ impl StagedFile {
         self.is_published = true;
         sync_dir(parent_of(target))
     }
+}
+
+/// Gives a file, whose content is durable, its final name, whose directory is made if needed.
+///
+/// A final name that exists already stays, and what was to be published is then where it was.
+///
+/// # Errors
+/// Any errno.
+pub fn publish_file(staged: &Path, target: &Path) -> Result<Published, FsError> {
+    if super::stat(target)?.is_some() {
+        return Ok(Published::Theirs);
+    }
+    let parent = parent_of(target);
+    make_dirs_durably(parent)?;
+    std::fs::rename(staged, target).map_err(|source| FsError::new("rename", target, source))?;
+    sync_dir(parent)?;
+    Ok(Published::Ours)
 }
 
 fn parent_of(path: &Path) -> &Path {

@@ -14,7 +14,7 @@ const MAX_TRIES: u32 = 8;
 /// The pause before the first repetition; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// Whose directory a name has after [`publish_dir`].
+/// Whose a name is after [`publish_dir`] or [`super::publish_file`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
     /// The one that was to be published.

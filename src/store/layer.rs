@@ -1,7 +1,8 @@
 //! Layer directories: staged in this process's work, published under their id by one rename.
 //!
 //! What is renamed is the directory that holds `diff`, so that whatever else a layer needs can be put
-//! beside it before, and all of it appears at once.
+//! beside it before, and all of it appears at once. Its tar-split lies elsewhere, as containers/storage wants it, and
+//! is there before.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,11 @@ impl StagedLayer {
     /// Returns the directory that becomes the layer; it is there, and empty at first.
     pub fn diff(&self) -> PathBuf {
         self.path.join(super::layout::DIFF)
+    }
+
+    /// Returns the name that the layer's tar-split is to be written under; nothing is there yet.
+    pub fn tar_split(&self) -> PathBuf {
+        self.path.join(super::layout::STAGED_TAR_SPLIT)
     }
 
     /// Returns the directory that is published under the layer's id.
@@ -76,13 +82,18 @@ impl Store {
         self.work()?.stage_layer()
     }
 
-    /// Publishes a staged layer, whose content is verified and durable, under its id.
+    /// Publishes a staged layer, whose content is verified and durable, under its id: its tar-split, if it has one,
+    /// then the directory.
     ///
-    /// If somebody else has published it before, theirs stays and this one is discarded.
+    /// A tar-split that is there already stays: it makes the same stream of any directory of this id. If somebody else has published it before, theirs stays and this one is discarded.
     ///
     /// # Errors
     /// Any errno; nothing is published then.
     pub fn publish_layer(&self, mut staged: StagedLayer, layer_id: &LayerId) -> Result<Published, FsError> {
+        let tar_split = staged.tar_split();
+        if fs::stat(&tar_split)?.is_some() {
+            fs::publish_file(&tar_split, &self.layout().tar_split(layer_id))?;
+        }
         let target = self.layout().layer(layer_id);
         let published = fs::publish_dir(&staged.path, &target)?;
         staged.is_done = published == Published::Ours;
@@ -131,6 +142,24 @@ mod tests {
             std::fs::read(store.layer_path(&id).join("file")).unwrap(),
             b"first"
         );
+    }
+
+    #[test]
+    fn a_tar_split_is_published_beside_the_layers_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let id = layer_id("a");
+        for content in ["first", "second"] {
+            let staged = store.stage_layer().unwrap();
+            std::fs::write(staged.tar_split(), content).unwrap();
+            let staging = staged.path.clone();
+            store.publish_layer(staged, &id).unwrap();
+            assert!(!staging.exists());
+        }
+        let beside = dir.path().join("layers/overlay-layers");
+        let tar_split = beside.join(format!("{}.tar-split.gz", id.as_str()));
+        assert_eq!(std::fs::read(tar_split).unwrap(), b"first");
+        assert_eq!(crate::fs::list(&store.layout().layer(&id)).unwrap(), ["diff"]);
     }
 
     #[test]

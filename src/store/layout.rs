@@ -11,6 +11,9 @@ use super::record::Subject;
 /// The directory that is a layer, within what is published under its id.
 pub(super) const DIFF: &str = "diff";
 
+/// The layer's tar-split, as long as it is staged beside that directory.
+pub(super) const STAGED_TAR_SPLIT: &str = "tar-split.gz";
+
 /// The paths of one store.
 pub(super) struct Layout {
     root: PathBuf,

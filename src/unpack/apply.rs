@@ -25,7 +25,8 @@ use super::link::{LinkTarget, Name};
 use super::name::{self, MAX_PATH_BYTES, Meaning};
 use super::place::Dir;
 use super::pool::{Content, Job, Pool, Work};
-use super::tree::{DirId, Node, ROOT, Tree};
+use super::tar_split::Replaced;
+use super::tree::{DirId, FileNode, Node, ROOT, Tree};
 use super::{UnpackError, Unsettled};
 use crate::oci::DiffId;
 
@@ -55,6 +56,7 @@ pub(super) struct Reading<'a> {
     links: Vec<Job>,
     /// Those of them that are names of symbolic links and devices, which [`Tree`] keeps no names of.
     awaited: HashMap<(DirId, Box<[u8]>), Arc<LinkTarget>>,
+    replaced: Replaced,
     /// How much memory they take.
     link_bytes: usize,
     /// How much memory attributes and targets take that are kept.
@@ -71,10 +73,16 @@ pub(super) struct Read {
     pub(super) size_bytes: u64,
     pub(super) unsettled: Unsettled,
     pub(super) tree_digest: TreeDigest,
+    pub(super) replaced: Replaced,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(archive: Archive<'a>, pool: &'a Pool, creation: &'a Creation<'a>) -> Self {
+    pub(super) fn new(
+        archive: Archive<'a>,
+        pool: &'a Pool,
+        creation: &'a Creation<'a>,
+        replaced: Replaced,
+    ) -> Self {
         Self {
             archive,
             pool,
@@ -82,6 +90,7 @@ impl<'a> Reading<'a> {
             tree: Tree::new(Dir::root()),
             links: Vec::new(),
             awaited: HashMap::new(),
+            replaced,
             link_bytes: 0,
             kept_bytes: 0,
             seen_entries: 0,
@@ -108,6 +117,7 @@ impl<'a> Reading<'a> {
             size_bytes,
             unsettled,
             tree_digest,
+            replaced: self.replaced,
         })
     }
 
@@ -203,7 +213,7 @@ impl<'a> Reading<'a> {
                 let id = self.make_dir(dir, name, meta.mode, entry)?;
                 self.keep_meta(id, entry, meta)
             }
-            Kind::File(shape) => self.file(dir, name, meta, shape),
+            Kind::File(shape) => self.file(dir, name, entry, meta, shape),
             Kind::Symlink { target } => self.symlink(dir, name, entry, meta, target),
             Kind::Hardlink { target } => self.hardlink(dir, name, entry, meta, &target),
             Kind::Device(Device::Character { major: 0, minor: 0 }) => {
@@ -251,8 +261,25 @@ impl<'a> Reading<'a> {
         Ok(id)
     }
 
-    fn file(&mut self, dir: DirId, name: &[u8], meta: Meta, shape: FileShape) -> Result<(), UnpackError> {
-        self.tree.insert(dir, name, Node::File(shape.size, None));
+    fn file(
+        &mut self,
+        dir: DirId,
+        name: &[u8],
+        entry: &[u8],
+        meta: Meta,
+        shape: FileShape,
+    ) -> Result<(), UnpackError> {
+        let record = if shape.is_dense() && self.is_at(dir, name, entry) {
+            self.archive.leave_content(entry)?
+        } else {
+            None
+        };
+        let file = FileNode {
+            size: shape.size,
+            names: None,
+            record,
+        };
+        self.tree.insert(dir, name, Node::File(file));
         if shape.content_bytes() <= WHOLE_BYTES {
             let mut pieces = Vec::new();
             loop {
@@ -279,6 +306,15 @@ impl<'a> Reading<'a> {
                 return Err(UnpackError::Died);
             }
         }
+    }
+
+    /// Tells whether an entry's name, cleaned as text, leads to this place without a link.
+    fn is_at(&self, dir: DirId, name: &[u8], entry: &[u8]) -> bool {
+        let parts = name::split(entry).unwrap_or_default();
+        let place = &self.tree.dir(dir).place;
+        parts
+            .split_last()
+            .is_some_and(|(last, parent)| *last == name && place.is_at(parent))
     }
 
     fn symlink(
@@ -317,10 +353,18 @@ impl<'a> Reading<'a> {
             name: target_name.clone(),
         };
         let (node, names) = match self.tree.get(target_dir, &target_name) {
-            Some(Node::File(size, names)) => {
-                let names = names.clone().unwrap_or_else(|| LinkTarget::new(first));
-                let node = Node::File(*size, Some(Arc::clone(&names)));
-                (node, names)
+            Some(Node::File(file)) => {
+                let names = file.names.clone().unwrap_or_else(|| LinkTarget::new(first));
+                let file = FileNode {
+                    names: Some(Arc::clone(&names)),
+                    ..file.clone()
+                };
+                let link = FileNode {
+                    record: None,
+                    ..file.clone()
+                };
+                self.tree.insert(target_dir, &target_name, Node::File(file));
+                (Node::File(link), names)
             }
             Some(node @ (Node::Symlink(_) | Node::Device(_))) => {
                 // A name that is a link itself is not there yet.
@@ -332,7 +376,6 @@ impl<'a> Reading<'a> {
             Some(Node::Directory(_)) | None => return Err(fault),
         };
         let is_lost = matches!(node, Node::Device(_)) && !self.creation.options.abilities.devices;
-        self.tree.insert(target_dir, &target_name, node.clone());
         self.tree.insert(dir, name, node);
         self.last_parent = None;
         if is_lost {
@@ -374,24 +417,37 @@ impl<'a> Reading<'a> {
             Node::Directory(id) => {
                 // Neither by recursion nor with a file open for each level: 2,000 are possible.
                 for gone in self.tree.forget_dir(*id).iter().rev() {
-                    for name in &gone.names {
-                        self.unlink(&gone.place, name, AtFlags::empty())?;
+                    for (name, node) in &gone.held {
+                        self.take_away(&gone.place, name, node)?;
                     }
                     if let Some(parent) = gone.place.parent() {
                         self.unlink(parent, gone.place.name(), AtFlags::REMOVEDIR)?;
                     }
                 }
             }
-            Node::File(..) | Node::Symlink(_) | Node::Device(_) => {
-                self.unlink(&place, name, AtFlags::empty())?;
-                if let Node::File(_, Some(names)) = node {
-                    names.lock().remove(&place, name);
-                }
-            }
+            Node::File(_) | Node::Symlink(_) | Node::Device(_) => self.take_away(&place, name, node)?,
         }
         self.tree.remove(dir, name);
         self.last_parent = None;
         Ok(())
+    }
+
+    /// Removes what is no directory; what the tar-split needs the content of is moved aside.
+    fn take_away(&mut self, place: &Arc<Dir>, name: &[u8], node: &Node) -> Result<(), UnpackError> {
+        let Node::File(file) = node else {
+            return self.unlink(place, name, AtFlags::empty());
+        };
+        if let Some(names) = &file.names {
+            names.lock().remove(place, name);
+        }
+        let Some(record) = file.record else {
+            return self.unlink(place, name, AtFlags::empty());
+        };
+        let ground = &self.creation.ground;
+        let dir = ground.dir(place)?;
+        let (aside, number) = self.replaced.place_of(record)?;
+        rustix::fs::renameat(&*dir, name, aside, number)
+            .map_err(|errno| ground.error("move aside", place, name, errno).into())
     }
 
     fn unlink(&self, place: &Arc<Dir>, name: &[u8], flags: AtFlags) -> Result<(), UnpackError> {

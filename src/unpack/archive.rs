@@ -120,6 +120,12 @@ impl<'a> Archive<'a> {
         Ok(piece)
     }
 
+    /// Leaves the current entry's content, of which nothing has been read, to the directory: see
+    /// [`super::tar_split::Recorder::begin_file`].
+    pub(super) fn leave_content(&mut self, name: &[u8]) -> Result<Option<u64>, UnpackError> {
+        self.stream.begin_file(name, self.content)
+    }
+
     /// Reads what follows the archive too, and returns what the whole stream was.
     pub(super) fn finish(self) -> Result<(DiffId, u64), UnpackError> {
         self.stream.finish()

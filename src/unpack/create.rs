@@ -87,9 +87,7 @@ impl<'a> Writer<'a> {
 
     /// Creates what a job says.
     pub(super) fn perform(&self, job: Job) -> Result<(), UnpackError> {
-        if self.shared.progress.cancelled.load(Ordering::Relaxed) {
-            return Err(UnpackError::Cancelled);
-        }
+        self.shared.progress.check()?;
         let Job { dir, name, work } = job;
         let is_entry = !matches!(work, Work::FinishDir { .. });
         let place = self.shared.ground.dir(&dir)?;

@@ -45,7 +45,7 @@ impl TreeDigest {
 fn record(hasher: &mut Sha256, name: &[u8], node: &Node) -> Option<DirId> {
     let (kind, value) = match node {
         Node::Directory(_) => (b'd', Vec::new()),
-        Node::File(size, _) => (b'f', size.to_string().into_bytes()),
+        Node::File(file) => (b'f', file.size.to_string().into_bytes()),
         Node::Symlink(target) => (b'l', target.to_vec()),
         Node::Device(Device::Character { major, minor }) => (b'c', format!("{major}:{minor}").into_bytes()),
         Node::Device(Device::Block { major, minor }) => (b'b', format!("{major}:{minor}").into_bytes()),
@@ -58,6 +58,6 @@ fn record(hasher: &mut Sha256, name: &[u8], node: &Node) -> Option<DirId> {
     hasher.update([0]);
     match node {
         Node::Directory(dir) => Some(*dir),
-        Node::File(..) | Node::Symlink(_) | Node::Device(_) => None,
+        Node::File(_) | Node::Symlink(_) | Node::Device(_) => None,
     }
 }

@@ -91,6 +91,11 @@ impl FileShape {
         }
     }
 
+    /// Tells whether the content is the file, without holes.
+    pub(super) fn is_dense(&self) -> bool {
+        self.content_bytes() == self.size
+    }
+
     /// Returns how many bytes of content there are.
     pub(super) fn content_bytes(&self) -> u64 {
         self.extents.iter().map(|extent| extent.length).sum()

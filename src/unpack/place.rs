@@ -78,6 +78,18 @@ impl Dir {
         self.path_bytes
     }
 
+    /// Tells whether these names lead here from the layer's root.
+    pub(super) fn is_at(&self, names: &[&[u8]]) -> bool {
+        let mut at = self;
+        for name in names.iter().rev() {
+            match &at.parent {
+                Some(parent) if *at.name == **name => at = parent,
+                Some(_) | None => return false,
+            }
+        }
+        at.parent.is_none()
+    }
+
     /// Returns the path below the layer's root; empty for the root.
     pub(super) fn path(&self) -> PathBuf {
         let mut names = Vec::new();

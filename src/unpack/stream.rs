@@ -1,10 +1,11 @@
-//! The tar stream as the archive reads it: hashed, counted and bounded.
+//! The tar stream as the archive reads it: hashed, counted, bounded, and recorded.
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use bytes::{Buf as _, Bytes};
 
+use super::tar_split::Recorder;
 use super::{Limits, Progress, UnpackError};
 use crate::oci::{Algorithm, DiffId, Hasher};
 
@@ -13,6 +14,8 @@ pub(super) struct Stream<'a> {
     blocks: Receiver<Result<Bytes, UnpackError>>,
     block: Bytes,
     hasher: Hasher,
+    /// Takes down what has been read, if anybody wants to know.
+    recorder: Option<Recorder>,
     seen: u64,
     max_bytes: u64,
     progress: &'a Progress,
@@ -22,6 +25,7 @@ impl<'a> Stream<'a> {
     /// Reads from the channel that [`super::decode::decode`] sends to.
     pub(super) fn new(
         blocks: Receiver<Result<Bytes, UnpackError>>,
+        recorder: Option<Recorder>,
         limits: &Limits,
         progress: &'a Progress,
     ) -> Self {
@@ -29,6 +33,7 @@ impl<'a> Stream<'a> {
             blocks,
             block: Bytes::new(),
             hasher: Hasher::new(Algorithm::Sha256),
+            recorder,
             seen: 0,
             max_bytes: limits.max_layer_bytes,
             progress,
@@ -41,7 +46,11 @@ impl<'a> Stream<'a> {
             return Ok(Bytes::new());
         }
         let length = usize::try_from(max).map_or(self.block.len(), |max| max.min(self.block.len()));
-        Ok(self.block.split_to(length))
+        let piece = self.block.split_to(length);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.record(&piece)?;
+        }
+        Ok(piece)
     }
 
     /// Fills `buffer`, and returns how many bytes there were: fewer at the stream's end.
@@ -71,16 +80,24 @@ impl<'a> Stream<'a> {
         Ok(count)
     }
 
+    /// Says that what comes next is the content of a file which lies in the directory under its entry's name: see
+    /// [`Recorder::begin_file`].
+    pub(super) fn begin_file(&mut self, name: &[u8], size: u64) -> Result<Option<u64>, UnpackError> {
+        let recorder = self.recorder.as_mut();
+        recorder.map_or(Ok(None), |recorder| recorder.begin_file(name, size))
+    }
+
     /// Reads to the end, and returns what the whole stream was.
     pub(super) fn finish(mut self) -> Result<(DiffId, u64), UnpackError> {
-        while self.next_block()? {}
+        while !self.take(u64::MAX)?.is_empty() {}
+        if let Some(recorder) = self.recorder.take() {
+            recorder.finish()?;
+        }
         Ok((DiffId::new(self.hasher.finish()), self.seen))
     }
 
     fn next_block(&mut self) -> Result<bool, UnpackError> {
-        if self.progress.cancelled.load(Ordering::Relaxed) {
-            return Err(UnpackError::Cancelled);
-        }
+        self.progress.check()?;
         // A closed channel is the end: an error is sent before it.
         let Ok(block) = self.blocks.recv() else {
             return Ok(false);

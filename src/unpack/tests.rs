@@ -12,10 +12,11 @@ mod mutate;
 mod order;
 mod settle;
 mod stops;
+mod tar_split;
 mod whiteouts;
 
 use std::fs;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 
 use super::{Limits, Options, Progress, UnpackError, Unpacked, unpack};
 use crate::fs::{Abilities, Durability};
+use crate::oci::{Algorithm, Digest};
 
 /// No unpacking of these tests takes as long, however loaded the machine is, unless it hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
@@ -52,6 +54,10 @@ impl Scratch {
         self.dir.path().join("target")
     }
 
+    fn tar_split(&self) -> PathBuf {
+        self.dir.path().join("tar-split.gz")
+    }
+
     /// An absolute path beside the target, as an archive would name it.
     fn outside(&self, name: &str) -> String {
         let path = self.dir.path().join("outside").join(name);
@@ -66,22 +72,50 @@ impl Scratch {
         self.unpack_from(Cursor::new(tar.into()), options)
     }
 
-    /// Unpacks, fails if it hangs, and checks that nothing beside the target has been touched.
+    /// Unpacks, fails if it hangs, and checks that nothing beside the target has been touched and that the stream
+    /// can be made again.
     fn unpack_from(
         &self,
         source: impl Read + Send + 'static,
         options: &Options,
     ) -> Result<Unpacked, UnpackError> {
-        let (target, options) = (self.target(), options.clone());
-        let result = bounded(move || unpack(source, &target, &options, &Progress::default()));
+        let (target, tar_split, options) = (self.target(), self.tar_split(), options.clone());
+        let result = bounded(move || unpack(source, &target, &tar_split, &options, &Progress::default()));
         assert_eq!(untouched(&self.dir.path().join("outside")), self.outside);
         let mut beside: Vec<_> = fs::read_dir(self.dir.path())
             .unwrap()
-            .map(|entry| entry.unwrap().file_name())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         beside.sort();
-        assert_eq!(beside, ["outside", "target"]);
+        match &result {
+            Ok(unpacked) => {
+                assert_eq!(beside, ["outside", "tar-split.gz", "target"]);
+                self.check_stream(unpacked);
+            }
+            Err(_) => {
+                beside.retain(|name| !name.starts_with("tar-split.gz"));
+                assert_eq!(beside, ["outside", "target"]);
+            }
+        }
         result
+    }
+
+    fn check_stream(&self, unpacked: &Unpacked) {
+        match tar_split::assemble(&self.target(), &self.tar_split()) {
+            Ok(assembled) => {
+                let digest = Digest::of(Algorithm::Sha256, &assembled.stream);
+                assert_eq!(
+                    *unpacked.diff_id.digest(),
+                    digest,
+                    "the stream made again is another"
+                );
+            }
+            // Only root can read what a layer may hold.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                assert!(!rustix::process::geteuid().is_root());
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Unpacks what has to be refused, and returns what the error says.

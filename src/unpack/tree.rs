@@ -46,7 +46,7 @@ pub(super) struct DirNode {
 pub(super) struct GoneDir {
     pub(super) place: Arc<Dir>,
     /// What it holds but for directories.
-    pub(super) names: Vec<Box<[u8]>>,
+    pub(super) held: Vec<(Box<[u8]>, Node)>,
 }
 
 /// What a name stands for.
@@ -54,9 +54,18 @@ pub(super) struct GoneDir {
 pub(super) enum Node {
     Directory(DirId),
     Symlink(Arc<[u8]>),
-    /// A file of so many bytes, and its names if it has several.
-    File(u64, Option<Arc<LinkTarget>>),
+    File(FileNode),
     Device(Device),
+}
+
+/// A name of a file.
+#[derive(Clone)]
+pub(super) struct FileNode {
+    pub(super) size: u64,
+    /// All its names, if it has several.
+    pub(super) names: Option<Arc<LinkTarget>>,
+    /// Its number in the tar-split, which leaves the content to the file under this name.
+    pub(super) record: Option<u64>,
 }
 
 /// Where a path leads: to a directory that is there, and further names that are not.
@@ -138,21 +147,16 @@ impl Tree {
         while let Some(id) = gone.pop() {
             let dir = &mut self.dirs[id];
             dir.is_gone = true;
-            let mut names = Vec::new();
+            let mut held = Vec::new();
             for (name, node) in std::mem::take(&mut dir.children) {
                 match node {
-                    Node::Directory(id) => {
-                        gone.push(id);
-                        continue;
-                    }
-                    Node::File(_, Some(names)) => names.lock().remove(&dir.place, &name),
-                    Node::File(_, None) | Node::Symlink(_) | Node::Device(_) => {}
+                    Node::Directory(id) => gone.push(id),
+                    Node::File(_) | Node::Symlink(_) | Node::Device(_) => held.push((name, node)),
                 }
-                names.push(name);
             }
             all.push(GoneDir {
                 place: Arc::clone(&dir.place),
-                names,
+                held,
             });
         }
         all
@@ -164,7 +168,7 @@ impl Tree {
         for name in path {
             match self.get(dir, name) {
                 Some(Node::Directory(id)) => dir = *id,
-                Some(Node::Symlink(_) | Node::File(..) | Node::Device(_)) => return true,
+                Some(Node::Symlink(_) | Node::File(_) | Node::Device(_)) => return true,
                 None => return false,
             }
         }
@@ -205,7 +209,7 @@ impl Tree {
                             ahead.push_front(part.into());
                         }
                     }
-                    Some(Node::File(..) | Node::Device(_)) => return Err(EntryFault::NotBelowDirectory),
+                    Some(Node::File(_) | Node::Device(_)) => return Err(EntryFault::NotBelowDirectory),
                 },
             }
         }

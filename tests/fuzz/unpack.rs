@@ -1,12 +1,21 @@
-//! Any bytes as a layer: nothing may panic, hang, differ by the number of writers, or leave the directory.
+//! Any bytes as a layer: nothing may panic, hang, differ by the number of writers, or leave the directory; and what
+//! has been unpacked makes the same stream again.
 
 #![no_main]
 
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::read::GzDecoder;
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use wharf::fs::{Abilities, Durability};
+use wharf::oci::{Algorithm, Digest};
 use wharf::unpack::{Limits, Options, Progress, unpack};
 
 /// What lies beside the directories, and must stay as it is.
@@ -21,7 +30,12 @@ fuzz_target!(|layer: &[u8]| {
         std::fs::read(scratch.path().join(BESIDE)).expect("read"),
         BESIDE.as_bytes()
     );
-    let beside = std::fs::read_dir(scratch.path()).expect("list").count();
+    let names = std::fs::read_dir(scratch.path())
+        .expect("list")
+        .map(|entry| entry.expect("an entry").file_name());
+    let beside = names
+        .filter(|name| !name.as_bytes().starts_with(b"tar-split"))
+        .count();
     assert_eq!(beside, 3, "something is outside of the layers' directories");
 });
 
@@ -44,10 +58,46 @@ fn unpacked(layer: &[u8], scratch: &Path, writers: usize) -> Option<(String, Str
             max_zstd_window_bytes: 8 << 20,
         },
     };
-    let unpacked = unpack(layer, &target, &options, &Progress::default()).ok()?;
+    let tar_split = scratch.join(format!("tar-split-{writers}"));
+    let unpacked = unpack(layer, &target, &tar_split, &options, &Progress::default()).ok()?;
+    let stream = Digest::of(Algorithm::Sha256, &assembled(&target, &tar_split));
+    assert_eq!(
+        *unpacked.diff_id.digest(),
+        stream,
+        "the stream made again is another"
+    );
     Some((
         unpacked.diff_id.to_string(),
         unpacked.tree_digest,
         unpacked.entries,
     ))
+}
+
+/// Makes a layer's stream again: what a tar-split holds, and the content of the files that it names.
+fn assembled(target: &Path, tar_split: &Path) -> Vec<u8> {
+    let file = std::fs::File::open(tar_split).expect("open the tar-split");
+    let mut stream = Vec::new();
+    for line in BufReader::new(GzDecoder::new(file)).lines() {
+        let object: Value = serde_json::from_str(&line.expect("a line")).expect("an object");
+        let decode = |value: &Value| BASE64.decode(value.as_str().unwrap_or_default()).expect("base64");
+        if object["type"] == 2 {
+            stream.extend(decode(&object["payload"]));
+            continue;
+        }
+        let name = match object["name"].as_str() {
+            Some(name) => name.as_bytes().to_vec(),
+            None => decode(&object["name_raw"]),
+        };
+        // Cleaned as text, as containers/storage does.
+        let mut path = target.to_owned();
+        for part in name.split(|byte| *byte == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => drop(path.pop()),
+                part => path.push(OsStr::from_bytes(part)),
+            }
+        }
+        stream.extend(std::fs::read(&path).expect("read a file"));
+    }
+    stream
 }

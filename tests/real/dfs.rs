@@ -45,7 +45,8 @@ fn options(abilities: Abilities) -> Options {
 
 fn try_unpack(source: impl Read + Send, target: &Path, options: &Options) -> Result<Unpacked, UnpackError> {
     fs::create_dir_all(target).expect("make a layer's directory");
-    unpack(source, target, options, &Progress::default())
+    let tar_split = target.with_added_extension("tar-split.gz");
+    unpack(source, target, &tar_split, options, &Progress::default())
 }
 
 /// Unpacks a tar packed in some way through node a, as the only layer; returns where node b has it.

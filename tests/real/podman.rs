@@ -13,4 +13,5 @@ mod many;
 mod plain;
 mod pulls;
 mod store;
+mod tar_split;
 mod users;

@@ -47,7 +47,9 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, mode: u32, name: &st
 
 fn unpacked(tar: tar::Builder<Vec<u8>>, target: &Path) -> Unpacked {
     let bytes = tar.into_inner().unwrap();
-    unpack(&*bytes, target, &options(), &Progress::default()).unwrap()
+    let beside = tempfile::tempdir().unwrap();
+    let tar_split = beside.path().join("tar-split.gz");
+    unpack(&*bytes, target, &tar_split, &options(), &Progress::default()).unwrap()
 }
 
 fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {

@@ -249,6 +249,23 @@ impl Podman {
         run_ok(command)
     }
 
+    /// Writes an image to an archive, whose layers podman makes again from its storage.
+    pub fn save(&self, image: &str) {
+        let mut command = self.command(&["podman"]);
+        command.args(["save", "--quiet", "--format", "oci-archive", "--output"]);
+        command.arg(self.directory.path().join("saved.tar")).arg(image);
+        run_ok(command);
+    }
+
+    /// Returns the tar-splits of the layers that are in its storage.
+    pub fn tar_splits(&self) -> Vec<PathBuf> {
+        let layers = self.directory.path().join("root/overlay-layers");
+        let entries = fs::read_dir(layers).expect("list podman's layers");
+        let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        paths.retain(|path| path.to_string_lossy().ends_with(".tar-split.gz"));
+        paths
+    }
+
     /// Copies an image, or an index with everything in it, into a directory by skopeo.
     pub fn skopeo_copy(&self, image: &str, all: bool) -> PathBuf {
         let target = self.directory.path().join("copy");

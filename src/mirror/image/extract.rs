@@ -276,7 +276,7 @@ fn unpack_into(
 ) -> Result<(Unpacked, StagedLayer, u64), LayerError> {
     let mut bytes = Counted::new(origin.bytes);
     // The bytes are read to their end, where their digest has been checked.
-    let unpacked = unpack::unpack(&mut bytes, &staged.diff(), options, progress)
+    let unpacked = unpack::unpack(&mut bytes, &staged.diff(), &staged.tar_split(), options, progress)
         .map_err(LayerError::from)
         .inspect_err(|error| {
             if error.is_lasting() {

@@ -97,9 +97,10 @@ fn a_cancelled_unpacking_ends() {
                 tar: Cursor::new(tar.clone()),
                 after,
             };
-            let (target, mut options) = (scratch.target(), with_writers(writers));
+            let (target, tar_split) = (scratch.target(), scratch.tar_split());
+            let mut options = with_writers(writers);
             options.limits.max_layer_bytes = u64::MAX;
-            let result = bounded(move || unpack(source, &target, &options, &progress));
+            let result = bounded(move || unpack(source, &target, &tar_split, &options, &progress));
             assert!(
                 matches!(result, Err(UnpackError::Cancelled)),
                 "after {after} bytes"
@@ -141,10 +142,17 @@ fn progress_tells_bytes_and_entries() {
         .hardlink("d/g", "d/f")
         .file(".wh.x", "")
         .end();
-    let (target, bytes) = (scratch.target(), tar.len() as u64);
+    let (target, tar_split, bytes) = (scratch.target(), scratch.tar_split(), tar.len() as u64);
     let progress = bounded(move || {
         let progress = Progress::default();
-        unpack(Cursor::new(gzip(&tar)), &target, &options(), &progress).unwrap();
+        unpack(
+            Cursor::new(gzip(&tar)),
+            &target,
+            &tar_split,
+            &options(),
+            &progress,
+        )
+        .unwrap();
         progress
     });
     assert_eq!(progress.bytes.load(Ordering::Relaxed), bytes);
