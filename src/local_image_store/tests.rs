@@ -200,6 +200,9 @@ async fn an_entry_that_cannot_be_read_is_left_out_until_it_can() {
         is_new = false;
     }
     fs::write(node.entry(&id(2)), whole).unwrap();
+    // Its mirror died before the directory had its name.
+    assert_eq!(images.refresh().await.unwrap().unreadable, 1);
+    node.add(&id(2));
     assert_eq!(images.refresh().await.unwrap(), refreshed(2, 0, true));
 }
 

@@ -136,5 +136,7 @@ pub fn published(store: &Path) -> Vec<String> {
         return Vec::new();
     };
     let names = entries.map(|entry| entry.expect("an entry").file_name());
-    names.map(|name| name.into_string().expect("text")).collect()
+    let names = names.map(|name| name.into_string().expect("text"));
+    // The directory of short names is beside them.
+    names.filter(|name| name != "l").collect()
 }
