@@ -64,15 +64,11 @@ pub enum SetupError {
     CriDisabled { path: PathBuf, plugin: String },
     /// containerd's file has a version that these settings cannot be said in.
     #[error(
-        "{} has no `version`, or 1, and Kubernetes' settings have other names there; convert it first: since 1.7 \
-         `containerd config migrate` does, for 1.6 move it away, run this again and add what it said, by the names \
-         of `containerd config default`",
+        "{} has no `version`, or 1; convert it first (`containerd config migrate`), as Kubernetes' settings have \
+         other names there",
         .path.display()
     )]
     OldConfig { path: PathBuf },
-    /// containerd's file has a version that is not known here.
-    #[error("{} has version {version}, of which wharf does not know the settings' names; it knows 2 and 3", .path.display())]
-    NewConfig { path: PathBuf, version: i64 },
     /// Nothing says which version a new file should have.
     #[error(
         "cannot run `containerd --version`; say which file it needs: --config-version 2 (1.6, 1.7) or 3 (2.x)"
@@ -89,12 +85,6 @@ pub enum SetupError {
         "{0:?} cannot be written into the files: use an absolute path of letters, digits and . _ - + @ /"
     )]
     Path(PathBuf),
-    /// A URL with a login, which clients refuse.
-    #[error(
-        "the files of clients carry no login, and the URL of the mirror {0} has one: name it without; the agent's \
-         login goes into agent.env by hand (WHARF_MIRRORS), and Docker and containerd log in as at any registry"
-    )]
-    Login(String),
     /// A URL that the clients refuse.
     #[error("{0} cannot be a mirror's address in the files: write http://HOST:PORT or https://HOST:PORT")]
     Mirror(String),

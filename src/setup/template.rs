@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use url::{Position, Url};
+use url::Url;
 
 use super::{Order, SetupError};
 use crate::oci::Platform;
@@ -125,14 +125,11 @@ fn address(mirror: &Url) -> Result<String, SetupError> {
     if is_bare && is_root && matches!(mirror.scheme(), "http" | "https") {
         return Ok(mirror.as_str().trim_end_matches('/').to_owned());
     }
-    let server = &mirror[Position::BeforeHost..Position::AfterPort];
-    if !is_bare {
-        return Err(SetupError::Login(format!("{}://{server}", mirror.scheme())));
-    }
+    // What is not shown may be a login.
     Err(SetupError::Mirror(format!(
-        "{}://{server}{}",
+        "{}://…{}",
         mirror.scheme(),
-        mirror.path()
+        mirror.host_str().unwrap_or_default()
     )))
 }
 

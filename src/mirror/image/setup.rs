@@ -10,10 +10,7 @@ use crate::unpack::Options;
 
 /// Prepares the extraction of layers; `None` if it is turned off or not possible here.
 pub(in crate::mirror) fn extraction(config: Option<&Extract>, store: &Store) -> Option<Arc<Extraction>> {
-    let Some(config) = config else {
-        tracing::info!("layers are not extracted: `extract = false`");
-        return None;
-    };
+    let config = config?;
     match abilities(store) {
         Ok(abilities) => {
             let writers = config.writers.unwrap_or(abilities.writers as usize).max(1);

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use url::{Position, Url};
-
 use super::{FileChange, Filling, Order, SetupError, read};
 use crate::setup::template;
 
@@ -70,7 +68,7 @@ fn environment(path: &Path, wanted: &str, force: bool) -> Result<FileChange, Set
     let mut after = found.clone();
     for (name, value) in wanted.lines().filter_map(variable) {
         match setting(&after, name) {
-            Some(old) if says_the_same(name, old, value) => {}
+            Some(old) if old == value => {}
             Some(_) if force => after = with_value(&after, name, value),
             Some(old) => {
                 return Err(SetupError::Conflict {
@@ -112,28 +110,6 @@ fn variable(line: &str) -> Option<(&str, &str)> {
 fn setting<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let value = |(key, value): (&str, &'a str)| (key.trim() == name).then_some(value.trim());
     text.lines().rev().filter_map(variable).find_map(value)
-}
-
-/// Tells whether two values of a variable mean the same; a mirror's login is its operator's matter.
-fn says_the_same(name: &str, old: &str, wanted: &str) -> bool {
-    let bare = |value: &str| match name {
-        "WHARF_STORE" => value.trim_end_matches('/').to_owned(),
-        "WHARF_MIRRORS" => value.split(',').map(without_login).collect::<Vec<_>>().join(","),
-        _ => value.to_owned(),
-    };
-    bare(old) == bare(wanted)
-}
-
-fn without_login(url: &str) -> String {
-    let text = url.trim().trim_end_matches('/');
-    match text.parse::<Url>() {
-        Ok(parsed) => format!(
-            "{}://{}",
-            parsed.scheme(),
-            &parsed[Position::BeforeHost..Position::AfterPort]
-        ),
-        Err(_) => text.to_owned(),
-    }
 }
 
 /// A value as an error may show it: a mirror's URL may have a login.

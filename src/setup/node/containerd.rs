@@ -12,9 +12,6 @@ use crate::setup::{Version, template};
 /// Kubernetes' settings of images, before and since version 3 of the file.
 const CRI: [&str; 2] = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images"];
 
-/// The newest version of the file whose settings' names are known (containerd 2.x).
-const NEWEST_VERSION: i64 = 3;
-
 pub(super) fn plan(order: &Order, filling: &Filling, installed: &Installed) -> Result<Plan, SetupError> {
     let file = File::read(order, installed)?;
     if file.version < 2 {
@@ -74,9 +71,6 @@ impl File {
             None if !is_new => 1,
             None => new_version(order, installed)?,
         };
-        if version > NEWEST_VERSION {
-            return Err(SetupError::NewConfig { path, version });
-        }
         Ok(Self {
             path,
             before,
