@@ -69,16 +69,20 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let root = usable_root(&settings.root)?;
-    let snapshots = open(settings, &root)?;
+    warn_unless_root();
+    let store = std::path::absolute(&settings.store)
+        .with_context(|| format!("{:?} cannot be a store (--store DIR)", settings.store))?;
+    // First of all: where another agent serves, this one is neither to take its root nor to tell a mirror of the node.
     let listener = socket::bind(&settings.socket)?;
+    let root = usable_root(&settings.root)?;
+    let snapshots = open(settings, &store, &root)?;
     listener
         .set_nonblocking(true)
         .context("cannot serve the socket")?;
     let listener = UnixListener::from_std(listener).context("cannot serve the socket")?;
     tracing::info!(
         socket = %settings.socket.display(),
-        store = %settings.store.display(),
+        store = %store.display(),
         root = %root.display(),
         version = env!("CARGO_PKG_VERSION"),
         "serving snapshots"
@@ -110,12 +114,22 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
+/// Says what does not work without root; containerd mounts, but the agent makes directories and reads the store.
+fn warn_unless_root() {
+    let uid = rustix::process::geteuid();
+    if !uid.is_root() {
+        tracing::warn!(
+            uid = uid.as_raw(),
+            "the agent is not root: it cannot read a store of mode 0700, give snapshots their owners, or link blobs \
+             into containerd's content store; run it as root"
+        );
+    }
+}
+
 /// Opens what the node has of snapshots, and says if the store is not there.
-fn open(settings: &Settings, root: &Path) -> anyhow::Result<Snapshots> {
+fn open(settings: &Settings, store: &Path, root: &Path) -> anyhow::Result<Snapshots> {
     let db = state::open(root)?;
-    let store = std::path::absolute(&settings.store)
-        .with_context(|| format!("{} is no path", settings.store.display()))?;
-    let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
+    let layers = StoreLayers::new(store, settings.store_timeout, &db).context("cannot read the records")?;
     let watched = layers.clone();
     tokio::spawn(async move { watched.check().await });
     let mirrors = Mirrors::new(&settings.mirrors)?;
@@ -163,4 +177,28 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     Ok(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_whose_socket_is_anothers_makes_nothing_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let settings = Settings {
+            store: PathBuf::from("store"),
+            root: dir.path().join("root"),
+            socket,
+            mirrors: vec!["http://127.0.0.1:9".parse().unwrap()],
+            containerd: None,
+            prepare_wait: Duration::ZERO,
+            store_timeout: Duration::from_secs(1),
+        };
+        let error = format!("{:#}", run(&settings).unwrap_err());
+        assert!(error.contains("another process"), "{error}");
+        assert_eq!(crate::fs::list(dir.path()).unwrap(), ["agent.sock"]);
+    }
 }

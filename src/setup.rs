@@ -49,7 +49,7 @@ pub struct Order {
     pub socket: PathBuf,
     /// The `wharf` that is to run as the agent.
     pub program: PathBuf,
-    /// The directory of configurations: `/etc`.
+    /// The directory of configurations, `/etc` or where another node's is; nothing is written outside it.
     pub etc: PathBuf,
     /// The version of containerd's configuration, for a new file; found out if it is not given.
     pub config_version: Option<u32>,
@@ -62,6 +62,8 @@ pub struct Order {
 pub struct Plan {
     /// Every file that the runtime needs, also those that are right already.
     pub files: Vec<FileChange>,
+    /// Files outside the directory of configurations, which are the operator's to write.
+    pub by_hand: Vec<FileChange>,
     /// What the operator must know, and do.
     pub notes: Vec<String>,
 }
@@ -74,6 +76,11 @@ impl Plan {
     /// reason if the runtime that is installed cannot read layers from a store.
     pub fn make(order: &Order, installed: &Installed) -> Result<Self, SetupError> {
         node::plan(order, installed)
+    }
+
+    /// Tells whether the node has all it needs.
+    pub fn is_done(&self) -> bool {
+        !self.files.iter().chain(&self.by_hand).any(FileChange::is_change)
     }
 
     /// Returns the changes as a unified diff, which is empty if the node has all it needs.

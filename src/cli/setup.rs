@@ -43,7 +43,8 @@ pub(super) struct SetupArguments {
     store: PathBuf,
     #[command(flatten)]
     paths: NodePaths,
-    /// Directory of the configurations
+    /// Directory where the configurations are read and written: another node's /etc, say. Paths inside the files
+    /// (store, root, sockets, config_path) are that node's own, and /etc in them means DIR
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
     /// Version of a new containerd configuration: 2 (containerd 1.6, 1.7) or 3 (2.x) [default: the one installed]
@@ -53,6 +54,7 @@ pub(super) struct SetupArguments {
 
 /// Prints the changes, or makes them.
 pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
+    let etc = arguments.etc.display().to_string();
     let order = Order {
         runtime: arguments.runtime,
         mirrors: arguments.mirrors,
@@ -74,9 +76,16 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot print the changes")?;
-    if plan.files.iter().all(|file| !file.is_change()) {
+    if plan.is_done() {
         eprintln!("this node has all that it needs; nothing is to change");
         return Ok(());
+    }
+    for file in plan.by_hand.iter().filter(|file| file.is_change()) {
+        let path = file.path.display();
+        eprintln!(
+            "* {path} is outside {etc} and left to you; it needs:\n\n{}",
+            file.after
+        );
     }
     for note in &plan.notes {
         eprintln!("* {note}");

@@ -14,10 +14,32 @@ use crate::fs;
 
 pub(super) fn plan(order: &Order, installed: &Installed) -> Result<Plan, SetupError> {
     let filling = Filling::new(order)?;
-    match order.runtime {
+    let plan = match order.runtime {
         Runtime::Docker => docker::plan(order, &filling, installed),
         Runtime::Containerd => containerd::plan(order, &filling, installed),
         Runtime::Podman => podman::plan(order, &filling),
+    }?;
+    // On the node itself links are its operator's; those of another node's directory lead into this one.
+    if order.etc != Path::new("/etc") {
+        plan.files
+            .iter()
+            .try_for_each(|file| refuse_outside(file, &order.etc))?;
+    }
+    Ok(plan)
+}
+
+/// Refuses a file that links lead out of the directory of configurations.
+fn refuse_outside(file: &FileChange, etc: &Path) -> Result<(), SetupError> {
+    let Ok(etc) = etc.canonicalize() else {
+        return Ok(());
+    };
+    match file.path.ancestors().find_map(|path| path.canonicalize().ok()) {
+        Some(real) if file.is_change() && !real.starts_with(&etc) => Err(SetupError::Outside {
+            path: file.path.clone(),
+            real,
+            etc,
+        }),
+        Some(_) | None => Ok(()),
     }
 }
 
