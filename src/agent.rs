@@ -63,13 +63,21 @@ pub struct SnapshotSettings {
 }
 
 impl Settings {
-    fn image_store(&self) -> Option<podman::Place> {
-        let dir = self.image_store.clone()?;
-        Some(podman::Place {
-            dir,
-            store: self.store.clone(),
+    fn store(&self) -> anyhow::Result<PathBuf> {
+        std::path::absolute(&self.store)
+            .with_context(|| format!("{:?} cannot be a store (--store DIR)", self.store))
+    }
+
+    fn image_store(&self) -> anyhow::Result<Option<podman::Place>> {
+        let Some(dir) = &self.image_store else {
+            return Ok(None);
+        };
+        Ok(Some(podman::Place {
+            dir: std::path::absolute(dir)
+                .with_context(|| format!("{dir:?} cannot be an image store (--podman DIR)"))?,
+            store: self.store()?,
             store_timeout: self.store_timeout,
-        })
+        }))
     }
 }
 
@@ -87,7 +95,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<()> {
 /// # Errors
 /// Fails if the store cannot be read, or the directory not be written.
 pub fn refresh_image_store(settings: &Settings) -> anyhow::Result<()> {
-    let place = settings.image_store().context("no image store is named")?;
+    let place = settings.image_store()?.context("no image store is named")?;
     in_runtime(podman::refresh_once(&place))
 }
 
@@ -103,8 +111,17 @@ fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let mut stops = StopSignals::new()?;
+    warn_unless_root(settings.snapshots.is_some());
+    let store = settings.store()?;
+    let image_store = settings.image_store()?;
+    // First of all: where another agent serves, this one is neither to take its root or its image store, nor to tell
+    // a mirror of the node.
+    let served = match &settings.snapshots {
+        Some(snapshots) => Some((snapshots, socket::bind(&snapshots.socket)?)),
+        None => None,
+    };
     let mirrors = Mirrors::new(&settings.mirrors)?;
-    let keeping = match settings.image_store() {
+    let keeping = match image_store {
         Some(place) => {
             let keeper = podman::Keeper::open(&place)?;
             let mirrors = (!settings.mirrors.is_empty()).then(|| mirrors.clone());
@@ -114,8 +131,19 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
         None => None,
     };
-    match (&settings.snapshots, keeping) {
-        (Some(snapshots), _keeping) => serve_snapshots(settings, snapshots, mirrors, &mut stops).await,
+    match (served, keeping) {
+        (Some((of_snapshots, listener)), _keeping) => {
+            let root = usable_root(&of_snapshots.root)?;
+            let snapshots = open(settings, of_snapshots, mirrors, &store, &root)?;
+            tracing::info!(
+                socket = %of_snapshots.socket.display(),
+                store = %store.display(),
+                root = %root.display(),
+                version = env!("CARGO_PKG_VERSION"),
+                "serving snapshots"
+            );
+            serve_snapshots(snapshots, listener, of_snapshots.prepare_wait, &mut stops).await
+        }
         (None, Some(keeping)) => tokio::select! {
             ended = keeping => ended.context("the image store is not kept up to date any more"),
             () = stops.any() => {
@@ -151,25 +179,15 @@ impl StopSignals {
 }
 
 async fn serve_snapshots(
-    settings: &Settings,
-    of_snapshots: &SnapshotSettings,
-    mirrors: Mirrors,
+    snapshots: Snapshots,
+    listener: std::os::unix::net::UnixListener,
+    prepare_wait: Duration,
     stops: &mut StopSignals,
 ) -> anyhow::Result<()> {
-    let root = usable_root(&of_snapshots.root)?;
-    let snapshots = open(settings, of_snapshots, mirrors, &root)?;
-    let listener = socket::bind(&of_snapshots.socket)?;
     listener
         .set_nonblocking(true)
         .context("cannot serve the socket")?;
     let listener = UnixListener::from_std(listener).context("cannot serve the socket")?;
-    tracing::info!(
-        socket = %of_snapshots.socket.display(),
-        store = %settings.store.display(),
-        root = %root.display(),
-        version = env!("CARGO_PKG_VERSION"),
-        "serving snapshots"
-    );
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let calls = TaskTracker::new();
     let server = Server::builder()
@@ -186,7 +204,7 @@ async fn serve_snapshots(
     drop(stop);
     calls.close();
     let answered = async {
-        let _ = timeout(of_snapshots.prepare_wait + LAST_ANSWERS, calls.wait()).await;
+        let _ = timeout(prepare_wait + LAST_ANSWERS, calls.wait()).await;
         sleep(LAST_BYTES).await;
     };
     // containerd may keep a connection that has been told to end, and asks a new agent by a new one.
@@ -196,17 +214,37 @@ async fn serve_snapshots(
     }
 }
 
+/// Says what does not work without root; containerd mounts, but the agent makes directories and reads the store.
+fn warn_unless_root(has_snapshots: bool) {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return;
+    }
+    let uid = uid.as_raw();
+    if has_snapshots {
+        tracing::warn!(
+            uid,
+            "the agent is not root: it cannot read a store of mode 0700, give snapshots their owners, or link blobs \
+             into containerd's content store; run it as root"
+        );
+    } else {
+        tracing::warn!(
+            uid,
+            "the agent is not root: it cannot read a store of mode 0700; run it as root"
+        );
+    }
+}
+
 /// Opens what the node has of snapshots, and says if the store is not there.
 fn open(
     settings: &Settings,
     of_snapshots: &SnapshotSettings,
     mirrors: Mirrors,
+    store: &Path,
     root: &Path,
 ) -> anyhow::Result<Snapshots> {
     let db = state::open(root)?;
-    let store = std::path::absolute(&settings.store)
-        .with_context(|| format!("{} is no path", settings.store.display()))?;
-    let layers = StoreLayers::new(&store, settings.store_timeout, &db).context("cannot read the records")?;
+    let layers = StoreLayers::new(store, settings.store_timeout, &db).context("cannot read the records")?;
     let watched = layers.clone();
     tokio::spawn(async move { watched.check().await });
     let parts = Parts {
@@ -253,4 +291,31 @@ fn usable_root(root: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     Ok(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_whose_socket_is_anothers_makes_nothing_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let _other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let settings = Settings {
+            store: PathBuf::from("store"),
+            mirrors: vec!["http://127.0.0.1:9".parse().unwrap()],
+            store_timeout: Duration::from_secs(1),
+            snapshots: Some(SnapshotSettings {
+                root: dir.path().join("root"),
+                socket,
+                containerd: None,
+                prepare_wait: Duration::ZERO,
+            }),
+            image_store: Some(dir.path().join("image-store")),
+        };
+        let error = format!("{:#}", run(&settings).unwrap_err());
+        assert!(error.contains("another process"), "{error}");
+        assert_eq!(crate::fs::list(dir.path()).unwrap(), ["agent.sock"]);
+    }
 }

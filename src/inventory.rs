@@ -78,3 +78,20 @@ fn state_of(
     };
     Ok((state, None))
 }
+
+/// Writes a number of things whose plural takes an s.
+fn counted(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        let told = [0, 1, 2].map(|count| counted(count, "layer"));
+        assert_eq!(told, ["0 layers", "1 layer", "2 layers"]);
+    }
+}

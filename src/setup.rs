@@ -67,7 +67,7 @@ pub struct Order {
     pub image_store: Option<ImageStore>,
     /// The `wharf` that is to run as the agent.
     pub program: PathBuf,
-    /// The directory of configurations: `/etc`.
+    /// The directory of configurations, `/etc` or where another node's is; outside that one nothing is written.
     pub etc: PathBuf,
     /// The version of containerd's configuration, for a new file; found out if it is not given.
     pub config_version: Option<u32>,
@@ -82,6 +82,10 @@ pub struct Plan {
     pub files: Vec<FileChange>,
     /// Empty files that it needs besides.
     pub empty_files: Vec<EmptyFile>,
+    /// Files outside the directory of configurations, which are the operator's to write.
+    pub by_hand: Vec<FileChange>,
+    /// The same, of empty files.
+    pub empty_by_hand: Vec<EmptyFile>,
     /// What the operator must know, and do.
     pub notes: Vec<String>,
 }
@@ -100,13 +104,17 @@ impl Plan {
         Self {
             files,
             empty_files: Vec::new(),
+            by_hand: Vec::new(),
+            empty_by_hand: Vec::new(),
             notes,
         }
     }
 
-    /// Tells whether anything is to be changed.
-    pub fn is_change(&self) -> bool {
-        self.files.iter().any(FileChange::is_change) || self.empty_files.iter().any(EmptyFile::is_change)
+    /// Tells whether the node has all it needs.
+    pub fn is_done(&self) -> bool {
+        let mut files = self.files.iter().chain(&self.by_hand);
+        let mut empty_files = self.empty_files.iter().chain(&self.empty_by_hand);
+        !files.any(FileChange::is_change) && !empty_files.any(EmptyFile::is_change)
     }
 
     /// Returns the changes as a unified diff, which is empty if the node has all it needs.

@@ -15,12 +15,12 @@ pub use metrics::Metrics;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The level is no filter.
-    #[error("log level {level:?} cannot be used")]
+    #[error("log level {level:?} cannot be used: {reason}")]
     Level {
         /// The level.
         level: String,
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
+        /// No source: its text has that of its own source in it.
+        reason: tracing_subscriber::filter::ParseError,
     },
     /// Something in this process has set up logs before.
     #[error("cannot set up logs")]
@@ -43,9 +43,9 @@ pub(crate) fn full_text(error: &dyn std::error::Error) -> String {
 /// # Errors
 /// Fails if the level is no filter, or if it is called a second time.
 pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&log.level).map_err(|source| TelemetryError::Level {
+    let filter = EnvFilter::try_new(&log.level).map_err(|reason| TelemetryError::Level {
         level: log.level.clone(),
-        source,
+        reason,
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -57,4 +57,26 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     }
     .map_err(TelemetryError::Taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_is_none_is_told_its_reason_once() {
+        for level in ["wharf=loud", "[", "a=b=c"] {
+            let log = Log {
+                format: LogFormat::Text,
+                level: level.to_owned(),
+                access: false,
+            };
+            let text = full_text(&init(&log).unwrap_err());
+            let (_, reason) = text.split_once("cannot be used: ").unwrap();
+            assert!(!reason.is_empty(), "{text}");
+            let parts: Vec<_> = reason.split(": ").collect();
+            let different: std::collections::BTreeSet<_> = parts.iter().collect();
+            assert_eq!(parts.len(), different.len(), "{text}");
+        }
+    }
 }

@@ -7,10 +7,9 @@
 //!
 //! Leaves to others: the files ([`LocalImageStore`]), whom to ask ([`super::mirrors`]).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::mirrors::Mirrors;
@@ -30,7 +29,7 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(5);
 /// wait.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Where a node's image store is.
+/// Where a node's image store is; both paths are absolute.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// Its directory, on a local disk.
@@ -42,16 +41,6 @@ pub struct Place {
 }
 
 impl Place {
-    fn absolute(&self) -> anyhow::Result<Self> {
-        let absolute =
-            |path: &Path| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
-        Ok(Self {
-            dir: absolute(&self.dir)?,
-            store: absolute(&self.store)?,
-            store_timeout: self.store_timeout,
-        })
-    }
-
     fn open(&self) -> Result<LocalImageStore, OpenError> {
         LocalImageStore::open(&self.dir, &self.store, Disk::new(self.store_timeout))
     }
@@ -63,7 +52,6 @@ impl Place {
 /// Fails if the store cannot be read or the directory not be written. That another process keeps the
 /// directory is none: that one brings it up to date.
 pub(super) async fn refresh_once(place: &Place) -> anyhow::Result<()> {
-    let place = place.absolute()?;
     let mut images = match place.open() {
         Err(OpenError::Kept { dir }) => {
             tracing::info!(dir = %dir.display(), "another process keeps the image store up to date");
@@ -93,7 +81,6 @@ impl Keeper {
     /// # Errors
     /// Fails if the directory cannot be used.
     pub(super) fn open(place: &Place) -> anyhow::Result<Self> {
-        let place = place.absolute()?;
         let images = match place.open() {
             Err(error @ OpenError::Kept { .. }) => {
                 tracing::warn!(
@@ -104,7 +91,10 @@ impl Keeper {
             }
             opened => Some(opened?),
         };
-        Ok(Self { place, images })
+        Ok(Self {
+            place: place.clone(),
+            images,
+        })
     }
 
     /// Waits until no other process keeps it.
@@ -197,6 +187,7 @@ async fn refresh(images: &mut LocalImageStore) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::{Arc, Mutex};
 
     use axum::response::IntoResponse as _;

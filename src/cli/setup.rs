@@ -49,7 +49,8 @@ pub(super) struct SetupArguments {
     /// Which lists of layers Podman and CRI-O read [default: by the store's file system]
     #[arg(long, value_name = "WHERE")]
     image_store: Option<ImageStore>,
-    /// Directory of the configurations
+    /// Directory where the configurations are read and written: another node's /etc, say. Paths inside the files
+    /// (store, root, sockets, image store, config_path) are that node's own, and /etc in them means DIR
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
     /// Version of a new containerd configuration: 2 (containerd 1.6, 1.7) or 3 (2.x) [default: the one installed]
@@ -59,6 +60,7 @@ pub(super) struct SetupArguments {
 
 /// Prints the changes, or makes them.
 pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
+    let etc = arguments.etc.display().to_string();
     let order = Order {
         runtime: arguments.runtime,
         mirrors: arguments.mirrors,
@@ -82,9 +84,20 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot print the changes")?;
-    if !plan.is_change() {
+    if plan.is_done() {
         eprintln!("this node has all that it needs; nothing is to change");
         return Ok(());
+    }
+    for file in plan.by_hand.iter().filter(|file| file.is_change()) {
+        let path = file.path.display();
+        eprintln!(
+            "* {path} is outside {etc} and left to you; it needs:\n\n{}",
+            file.after
+        );
+    }
+    for file in plan.empty_by_hand.iter().filter(|file| file.is_change()) {
+        let place = file.place();
+        eprintln!("* {place} is outside {etc} and left to you; it is to be an empty file");
     }
     for note in &plan.notes {
         eprintln!("* {note}");

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::age::{Age, rfc3339};
-use super::{LayerState, layers_of, links_of, manifest_of, state_of};
+use super::{LayerState, counted, layers_of, links_of, manifest_of, state_of};
 use crate::fs::FsError;
 use crate::oci::image_name::ImageName;
 use crate::oci::{ChainId, Digest, LayerId, Manifest, Platform, Reference, Repository};
@@ -196,11 +196,11 @@ impl fmt::Display for Inventory {
             let used = image.last_used.map(|age| format!(", used {age}"));
             writeln!(
                 f,
-                "{}{} {} {} layers, {}{}",
+                "{}{} {} {}, {}{}",
                 image.name,
                 platform.unwrap_or_default(),
                 image.digest,
-                image.layers.len(),
+                counted(image.layers.len(), "layer"),
                 ByteSize(image.size_bytes),
                 used.unwrap_or_default()
             )?;
@@ -213,8 +213,9 @@ impl fmt::Display for Inventory {
                 let size = ByteSize(layer.size_bytes);
                 writeln!(
                     f,
-                    "  {} {size}, {state}, in {} images",
-                    layer.digest, layer.images
+                    "  {} {size}, {state}, in {}",
+                    layer.digest,
+                    counted(layer.images, "image")
                 )?;
             }
         }

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::age::{Age, rfc3339};
+use super::counted;
 use crate::api::NodeId;
 use crate::fs::FsError;
 use crate::oci::{ChainId, Digest};
@@ -146,12 +147,12 @@ impl fmt::Display for ListedNode {
         write!(
             f,
             // Its host name is what somebody sent.
-            "{} {} wharf {}, keeps {} layers and {} blobs, {}, stated {}",
+            "{} {} wharf {}, keeps {} and {}, {}, stated {}",
             self.id,
             self.host_name.escape_debug(),
             self.version.escape_debug(),
-            self.layers.len(),
-            self.blobs.len(),
+            counted(self.layers.len(), "layer"),
+            counted(self.blobs.len(), "blob"),
             ByteSize(self.kept_bytes),
             self.age
         )

@@ -49,6 +49,16 @@ pub enum SetupError {
         found: String,
         wanted: String,
     },
+    /// A link leads out of the directory of configurations.
+    #[error(
+        "{} leads to {}, outside {}, where nothing is written; put a file in the link's place, or run this on the node",
+        .path.display(), .real.display(), .etc.display()
+    )]
+    Outside {
+        path: PathBuf,
+        real: PathBuf,
+        etc: PathBuf,
+    },
     /// A file that is wholly wharf's says something else.
     #[error("{} is there and says something else; move it away, or replace it with --force", .path.display())]
     Occupied { path: PathBuf },
@@ -64,11 +74,18 @@ pub enum SetupError {
     CriDisabled { path: PathBuf, plugin: String },
     /// containerd's file has a version that these settings cannot be said in.
     #[error(
-        "{} has no `version`, or 1; convert it first (`containerd config migrate`), as Kubernetes' settings have \
-         other names there",
+        "{0} has no `version`, or 1, where Kubernetes' settings have other names; replace it by what `containerd \
+         --config {0} config dump` prints, which is the same in a newer version with every default written out",
         .path.display()
     )]
     OldConfig { path: PathBuf },
+    /// containerd's file has a version that came after this program.
+    #[error(
+        "{} has version = {version}, and this wharf knows 1, 2 and 3 alone; use a newer wharf, or write what it needs \
+         in that version by hand (config/agent/)",
+        .path.display()
+    )]
+    UnknownConfig { path: PathBuf, version: String },
     /// Nothing says which version a new file should have.
     #[error(
         "cannot run `containerd --version`; say which file it needs: --config-version 2 (1.6, 1.7) or 3 (2.x)"
@@ -88,4 +105,16 @@ pub enum SetupError {
     /// A URL that the clients refuse.
     #[error("{0} cannot be a mirror's address in the files: write http://HOST:PORT or https://HOST:PORT")]
     Mirror(String),
+    /// A mirror's URL with a user or a password.
+    #[error(
+        "{0} is given with a login, which no client's files can carry; write {0} here, and the agent's login into \
+         /etc/wharf/agent.env (Podman's: podman.env) by hand (WHARF_MIRRORS=http://USER:PASSWORD@HOST:PORT), where it \
+         stays"
+    )]
+    Login(String),
+    /// A mirror's URL that goes on after its server.
+    #[error(
+        "a mirror's API is at the root of its server, and its address has no path and no query; write {0}"
+    )]
+    MirrorPath(String),
 }

@@ -6,21 +6,65 @@ mod docker;
 mod hosts;
 mod podman;
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use toml_edit::{DocumentMut, Item, TableLike};
 
 use super::template::Filling;
-use super::{FileChange, Installed, Order, Plan, Runtime, SetupError};
+use super::{EmptyFile, FileChange, Installed, Order, Plan, Runtime, SetupError};
 use crate::fs;
 
 pub(super) fn plan(order: &Order, installed: &Installed) -> Result<Plan, SetupError> {
     let filling = Filling::new(order)?;
-    match order.runtime {
+    let plan = match order.runtime {
         Runtime::Docker => docker::plan(order, &filling, installed),
         Runtime::Containerd => containerd::plan(order, &filling, installed),
         Runtime::Podman | Runtime::Crio => podman::plan(order, &filling),
+    }?;
+    if order.etc == Path::new("/etc") {
+        Ok(plan)
+    } else {
+        elsewhere(plan, &order.etc)
     }
+}
+
+/// Keeps a plan within a directory that is not this node's `/etc`.
+fn elsewhere(plan: Plan, etc: &Path) -> Result<Plan, SetupError> {
+    let is_ours = |file: &EmptyFile| is_below(&file.path, etc);
+    let (empty_files, empty_by_hand) = plan.empty_files.into_iter().partition(is_ours);
+    let plan = Plan {
+        empty_files,
+        empty_by_hand,
+        ..plan
+    };
+    // On the node itself links are its operator's; those of another node's directory lead into this one.
+    let files = plan.files.iter().filter(|file| file.is_change());
+    let empty_files = plan.empty_files.iter().filter(|file| file.is_change());
+    files
+        .map(|file| &file.path)
+        .chain(empty_files.map(|file| &file.path))
+        .try_for_each(|path| refuse_outside(path, etc))?;
+    Ok(plan)
+}
+
+/// Refuses a file that links lead out of the directory of configurations.
+fn refuse_outside(path: &Path, etc: &Path) -> Result<(), SetupError> {
+    let Ok(etc) = etc.canonicalize() else {
+        return Ok(());
+    };
+    match path.ancestors().find_map(|path| path.canonicalize().ok()) {
+        Some(real) if !real.starts_with(&etc) => Err(SetupError::Outside {
+            path: path.to_owned(),
+            real,
+            etc,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn is_below(path: &Path, dir: &Path) -> bool {
+    let goes_up = |below: &Path| below.components().any(|part| part == Component::ParentDir);
+    path.strip_prefix(dir).is_ok_and(|below| !goes_up(below))
 }
 
 /// Reads a file that may be missing.

@@ -1,8 +1,8 @@
 //! The files under `config/` with this node's paths and addresses in them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use url::Url;
+use url::{Position, Url};
 
 use super::{Order, SetupError};
 use crate::oci::Platform;
@@ -122,28 +122,33 @@ fn substitute(text: &str, replacements: &[(&str, String)]) -> String {
     filled + rest
 }
 
-/// Returns a path that means itself in TOML, in a unit and in its environment file.
-fn plain(path: &Path) -> Result<String, SetupError> {
+/// Returns a path that means itself in TOML, in a unit and in its environment file, without needless slashes.
+pub(super) fn plain(path: &Path) -> Result<String, SetupError> {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+@".contains(c);
+    let path: PathBuf = path.components().collect();
     match path.to_str() {
         Some(text) if path.is_absolute() && text.chars().all(is_plain) => Ok(text.to_owned()),
-        Some(_) | None => Err(SetupError::Path(path.to_owned())),
+        Some(_) | None => Err(SetupError::Path(path)),
     }
 }
 
 /// Returns a mirror's address as all clients take it: Docker refuses logins and paths.
 fn address(mirror: &Url) -> Result<String, SetupError> {
-    let is_bare = mirror.username().is_empty() && mirror.password().is_none();
-    let is_root = mirror.path() == "/" && mirror.query().is_none() && mirror.fragment().is_none();
-    if is_bare && is_root && matches!(mirror.scheme(), "http" | "https") {
-        return Ok(mirror.as_str().trim_end_matches('/').to_owned());
+    // What is not shown may be a secret.
+    let server = || {
+        let server = &mirror[Position::BeforeHost..Position::AfterPort];
+        format!("{}://{server}", mirror.scheme())
+    };
+    if !matches!(mirror.scheme(), "http" | "https") {
+        return Err(SetupError::Mirror(server()));
     }
-    // What is not shown may be a login.
-    Err(SetupError::Mirror(format!(
-        "{}://…{}",
-        mirror.scheme(),
-        mirror.host_str().unwrap_or_default()
-    )))
+    if !mirror.username().is_empty() || mirror.password().is_some() {
+        return Err(SetupError::Login(server()));
+    }
+    if mirror.path() != "/" || mirror.query().is_some() || mirror.fragment().is_some() {
+        return Err(SetupError::MirrorPath(server()));
+    }
+    Ok(server())
 }
 
 #[cfg(test)]
@@ -172,10 +177,20 @@ mod tests {
         ] {
             assert!(plain(Path::new(path)).is_err(), "{path:?}");
         }
-        assert_eq!(plain(Path::new("/srv/a-b_c.d/2")).unwrap(), "/srv/a-b_c.d/2");
-        for url in ["http://u:secret@m:5000", "http://m/path", "http://m?q", "ftp://m"] {
-            let error = address(&url.parse().unwrap()).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
+        for path in ["/srv/a-b_c.d/2", "/srv//a-b_c.d/./2/"] {
+            assert_eq!(plain(Path::new(path)).unwrap(), "/srv/a-b_c.d/2", "{path}");
+        }
+        for (url, said) in [
+            (
+                "http://u:secret@m:5000",
+                "http://m:5000 is given with a login, which",
+            ),
+            ("https://m:5443/path", "write https://m:5443\""),
+            ("http://m?secret", "write http://m\""),
+            ("ftp://u:secret@m", "ftp://m cannot be a mirror"),
+        ] {
+            let error = format!("{:?}", address(&url.parse().unwrap()).unwrap_err().to_string());
+            assert!(!error.contains("secret") && error.contains(said), "{error}");
         }
         assert_eq!(
             address(&"https://m:5000/".parse().unwrap()).unwrap(),

@@ -1,5 +1,7 @@
 //! Merging into a TOML file: comments and order stay, new tables come last.
 
+use std::path::{Path, PathBuf};
+
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, RawString, Table, TableLike, Value};
 
 /// A key that has another value.
@@ -44,9 +46,10 @@ pub(super) fn merge(
     Ok(())
 }
 
-/// Puts a text into a list, in the place of another one if that is there; comments stay.
+/// Puts a path, or an option that ends in one, into a list, in the place of another one if that is there; comments
+/// stay.
 pub(super) fn put(list: &mut Array, text: &str, in_place_of: &str) {
-    let is = |text| move |value: &Value| value.as_str() == Some(text);
+    let is = |text| move |value: &Value| value.as_str().map(Path::new) == Some(Path::new(text));
     if list.iter().any(is(text)) {
         list.retain(|value| !is(in_place_of)(value));
         return;
@@ -106,7 +109,7 @@ fn merge_item(found: &mut Item, wanted: &Item, key: &str, rule: Rule<'_>) -> Res
     let Some(value) = found.as_value_mut() else {
         return Err(Conflict::of(found, text(wanted)));
     };
-    if text(value) == text(wanted) {
+    if is_same(value, wanted) {
         return Ok(());
     }
     match rule(key, value) {
@@ -207,10 +210,19 @@ impl Conflict {
     }
 }
 
-/// A value as it would be written by itself, whichever quotes it has.
-fn text(value: &Value) -> String {
+/// A value as it would be written by itself, whichever quotes it has and without the comment behind it.
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(string) => format!("{:?}", string.value()),
-        other => other.to_string().trim().to_owned(),
+        other => other.clone().decorated("", "").to_string(),
     }
+}
+
+/// Tells whether two values mean the same: absolute paths may be written in several ways.
+fn is_same(found: &Value, wanted: &Value) -> bool {
+    let path = |value: &Value| {
+        let path = value.as_str().map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    text(found) == text(wanted) || path(found).is_some_and(|found| path(wanted) == Some(found))
 }

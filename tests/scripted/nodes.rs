@@ -78,7 +78,7 @@ fn what_a_node_states_is_listed_until_it_is_forgotten() {
     assert!(node["stated_at"].as_str().is_some_and(|time| time.ends_with('Z')));
     let lines = run(mirror.store(), &["ls", "--nodes"]).expect("a list");
     assert!(!lines.contains('\u{1b}'), "{lines:?}");
-    let told = "red wharf 9.9.9, keeps 1 layers and 1 blobs, 1000 B, stated less than a minute ago";
+    let told = "red wharf 9.9.9, keeps 1 layer and 1 blob, 1000 B, stated less than a minute ago";
     assert_eq!(lines.lines().next(), Some(&*format!("{NODE} {told}")));
 
     let unknown = "00000000000000000000000000000000";

@@ -8,7 +8,7 @@ use url::{Position, Url};
 
 use crate::config::Secret;
 
-/// Where a mirror is: `http://mirror:5000`, or `https://user:password@mirror`.
+/// Where a mirror is: `http://mirror:5000`, or `https://user:password@mirror`. Its API is at the server's root.
 ///
 /// Printed, it is without user and password.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,9 +25,12 @@ pub enum ParseMirrorUrlError {
     /// No URL at all.
     #[error("a mirror is named by a URL such as http://mirror:5000 ({0})")]
     Url(#[from] url::ParseError),
-    /// Neither http nor https, or more than a server and a path.
-    #[error("a mirror is named by an http or https URL without query, such as http://mirror:5000")]
+    /// Neither http nor https.
+    #[error("a mirror is named by an http or https URL, such as http://mirror:5000")]
     Kind,
+    /// More than a server.
+    #[error("a mirror's API is at the root of its server: leave out what is behind host and port")]
+    Path,
     /// A user or password that is no UTF-8.
     #[error("the user and the password of a mirror's URL must be UTF-8, percent-encoded")]
     Credentials,
@@ -56,12 +59,11 @@ impl FromStr for MirrorUrl {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let url: Url = text.parse()?;
-        let is_usable = matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.query().is_none()
-            && url.fragment().is_none();
-        if !is_usable {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(ParseMirrorUrlError::Kind);
+        }
+        if !url.path().trim_end_matches('/').is_empty() || url.query().is_some() || url.fragment().is_some() {
+            return Err(ParseMirrorUrlError::Path);
         }
         let decoded = |text: &str| {
             let decoded = percent_decode_str(text).decode_utf8();
@@ -76,9 +78,8 @@ impl FromStr for MirrorUrl {
                 Secret::new(decoded(password.unwrap_or_default())?),
             )),
         };
-        let path = url.path().trim_end_matches('/');
         Ok(Self {
-            base: format!("{}://{}{path}", url.scheme(), server_of(&url)),
+            base: format!("{}://{}", url.scheme(), server_of(&url)),
             server: server_of(&url).to_owned(),
             credentials,
         })
@@ -107,19 +108,27 @@ mod tests {
 
     #[test]
     fn a_mirrors_password_is_taken_out_of_its_url() {
-        let url: MirrorUrl = "https://us%40er:p%3Aw@mirror:5443/wharf/".parse().unwrap();
+        let url: MirrorUrl = "https://us%40er:p%3Aw@mirror:5443/".parse().unwrap();
         assert_eq!(url.server(), "mirror:5443");
         assert_eq!(
             url.join("/wharf/v1/layers"),
-            "https://mirror:5443/wharf/wharf/v1/layers"
+            "https://mirror:5443/wharf/v1/layers"
         );
         let (user, password) = url.credentials().unwrap();
         assert_eq!((user, password.expose()), ("us@er", "p:w"));
         for shown in [format!("{url}"), format!("{url:?}")] {
-            assert_eq!(shown, "https://mirror:5443/wharf");
+            assert_eq!(shown, "https://mirror:5443");
         }
         let url: MirrorUrl = "http://[::1]:5000".parse().unwrap();
         assert_eq!((url.server(), url.credentials()), ("[::1]:5000", None));
+    }
+
+    #[test]
+    fn a_path_in_a_mirrors_url_is_refused() {
+        for text in ["http://m:5000/path", "http://m:5000/?a=b", "http://m:5000/#a"] {
+            let error = text.parse::<MirrorUrl>().unwrap_err();
+            assert_eq!(error, ParseMirrorUrlError::Path, "{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,10 @@ use crate::unpack::Options;
 
 /// Prepares the extraction of layers; `None` if it is turned off or not possible here.
 pub(in crate::mirror) fn extraction(config: Option<&Extract>, store: &Store) -> Option<Arc<Extraction>> {
-    let config = config?;
+    let Some(config) = config else {
+        tracing::info!("layers are not extracted, as the configuration says `extract = false`");
+        return None;
+    };
     match abilities(store) {
         Ok(abilities) => {
             let writers = config.writers.unwrap_or(abilities.writers as usize).max(1);

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use globset::Glob;
 use toml_edit::{DocumentMut, Item, Value};
 
-use super::{FileChange, Filling, Installed, Order, Plan, SetupError, agent, hosts, lookup, parse, read};
+use super::{
+    FileChange, Filling, Installed, Order, Plan, SetupError, agent, hosts, is_below, lookup, parse, read,
+};
 use crate::setup::toml::{self, Conflict, Differing};
 use crate::setup::{Version, template};
 
@@ -19,20 +21,31 @@ pub(super) fn plan(order: &Order, filling: &Filling, installed: &Installed) -> R
     }
     file.check_cri()?;
     let config = file.merge(filling, file.cri_template(installed), order.force)?;
+    let agent = agent::files(order, filling, address(&config).as_deref())?;
     let dir = hosts_dir(&config, &order.etc);
     let mut notes: Vec<String> = hosts::others(&dir, filling)?
         .into_iter()
         .map(|path| format!("{path} does not name the mirror: images of that host come past it"))
         .collect();
-    let mut files = vec![config, hosts::default_hosts(&dir, filling)?];
-    files.extend(agent::files(order, filling)?);
+    let hosts = hosts::default_hosts(&dir, filling)?;
+    let mut files = vec![config];
+    let mut by_hand = Vec::new();
+    if is_below(&dir, &order.etc) {
+        files.push(hosts);
+    } else {
+        by_hand.push(hosts);
+    }
+    files.extend(agent);
     notes.extend(agent::start());
     notes.push(
         "then: systemctl restart containerd kubelet, with the node drained: images and pods of now stay on \
                 the snapshotter that they have, and images are pulled again"
             .to_owned(),
     );
-    Ok(Plan::of(files, notes))
+    Ok(Plan {
+        by_hand,
+        ..Plan::of(files, notes)
+    })
 }
 
 /// Returns containerd's file for a node that runs Docker alone.
@@ -48,6 +61,13 @@ pub(super) fn docker_config(
         template::DOCKER
     };
     file.merge(filling, template, order.force)
+}
+
+/// Returns the socket that containerd's file names, if it names one.
+pub(super) fn address(config: &FileChange) -> Option<String> {
+    let document: DocumentMut = config.after.parse().ok()?;
+    let address = lookup(&document, &["grpc", "address"])?.as_str()?;
+    Some(address.to_owned()).filter(|address| !address.is_empty())
 }
 
 /// containerd's file as it is.
@@ -66,8 +86,13 @@ impl File {
         let before = read(&path)?;
         let document = parse(&path, before.as_deref().unwrap_or_default())?;
         let is_new = document.is_empty();
-        let version = match document.get("version").and_then(Item::as_integer) {
-            Some(version) => version,
+        let version = match document.get("version") {
+            Some(item) => known_version(item).ok_or_else(|| SetupError::UnknownConfig {
+                path: path.clone(),
+                version: item
+                    .as_value()
+                    .map_or_else(|| item.type_name().to_owned(), toml::text),
+            })?,
             None if !is_new => 1,
             None => new_version(order, installed)?,
         };
@@ -184,6 +209,10 @@ fn rule(key: &str, found: &Value, force: bool) -> Differing {
     }
 }
 
+fn known_version(item: &Item) -> Option<i64> {
+    item.as_integer().filter(|version| (1..=3).contains(version))
+}
+
 fn new_version(order: &Order, installed: &Installed) -> Result<i64, SetupError> {
     match (order.config_version, installed.containerd) {
         (Some(version), _) => Ok(i64::from(version)),
@@ -201,10 +230,12 @@ fn hosts_dir(config: &FileChange, etc: &Path) -> PathBuf {
     };
     let path = |cri| lookup(&document, &["plugins", cri, "registry", "config_path"])?.as_str();
     let named = CRI.into_iter().find_map(path).unwrap_or_default();
-    match named.split(':').next() {
-        // As the files under config/ have it; `etc` is elsewhere in a trial.
-        None | Some("" | "/etc/containerd/certs.d") => usual,
-        Some(dir) => PathBuf::from(dir),
+    let named = Path::new(named.split(':').next().unwrap_or_default());
+    match named.strip_prefix("/etc") {
+        _ if named.as_os_str().is_empty() => usual,
+        // As the node is to have it; `etc` is elsewhere in a trial.
+        Ok(below) if is_below(named, Path::new("/etc")) => etc.join(below),
+        Ok(_) | Err(_) => named.to_owned(),
     }
 }
 

@@ -14,8 +14,10 @@ pub(super) fn plan(order: &Order, filling: &Filling, installed: &Installed) -> R
     }
     let daemon = daemon_json(order, filling)?;
     let mut notes = notes(&daemon, installed);
-    let mut files = vec![containerd::docker_config(order, filling, installed)?, daemon];
-    files.extend(agent::files(order, filling)?);
+    let config = containerd::docker_config(order, filling, installed)?;
+    let agent = agent::files(order, filling, containerd::address(&config).as_deref())?;
+    let mut files = vec![config, daemon];
+    files.extend(agent);
     notes.extend(agent::start());
     notes.push("then: systemctl restart containerd docker".to_owned());
     Ok(Plan::of(files, notes))

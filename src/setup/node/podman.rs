@@ -4,6 +4,8 @@ mod crio;
 mod form;
 mod storage_conf;
 
+use std::path::Path;
+
 use super::{Filling, Order, Plan, SetupError, agent, whole};
 use crate::setup::{ImageStore, Runtime, template};
 use form::Form;
@@ -46,9 +48,8 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
     }
     notes.extend(limits(order.runtime).map(str::to_owned));
     Ok(Plan {
-        files,
         empty_files,
-        notes,
+        ..Plan::of(files, notes)
     })
 }
 
@@ -75,9 +76,10 @@ impl Chosen {
         let shared = filling.fill(template::SHARED_IMAGE_STORE, "");
         let local = filling.fill(template::LOCAL_IMAGE_STORE, "");
         let set_up = storage_conf::named(order)?;
-        let before = if set_up.contains(&shared) {
+        let is_set_up = |store: &str| set_up.iter().any(|found| Path::new(found) == Path::new(store));
+        let before = if is_set_up(&shared) {
             Some(ImageStore::Shared)
-        } else if set_up.contains(&local) {
+        } else if is_set_up(&local) {
             Some(ImageStore::Local)
         } else {
             None

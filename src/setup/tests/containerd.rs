@@ -177,21 +177,36 @@ fn lists_of_unpackers_get_the_agent_alone() {
 
 #[test]
 fn a_folder_of_hosts_that_is_configured_is_used() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = format!(
-        "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{}:/other'\n",
-        dir.path().display()
-    );
-    let node = Node::new(Runtime::Containerd).with(CONFIG, &config);
-    fs::create_dir(dir.path().join("ghcr.io")).unwrap();
-    fs::write(dir.path().join("ghcr.io/hosts.toml"), "[host.\"http://else\"]\n").unwrap();
+    let config = "version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/etc/hosts.d:/other'\n";
+    let node = Node::new(Runtime::Containerd)
+        .with(CONFIG, config)
+        .with("hosts.d/ghcr.io/hosts.toml", "[host.\"http://else\"]\n");
     let notes = node.plan().unwrap().notes;
     assert!(
         notes.iter().any(|note| note.contains("ghcr.io/hosts.toml")),
         "{notes:?}"
     );
     node.write();
-    assert!(dir.path().join("_default/hosts.toml").exists());
+    assert!(node.text("hosts.d/_default/hosts.toml").contains("mirror-a"));
+}
+
+#[test]
+fn a_folder_of_hosts_outside_etc_is_left_to_the_operator() {
+    let outside = tempfile::tempdir().unwrap();
+    for dir in [outside.path().display().to_string(), "/etc/../hosts.d".to_owned()] {
+        let config =
+            format!("version = 3\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '{dir}'\n");
+        let node = Node::new(Runtime::Containerd).with(CONFIG, &config);
+        node.write();
+        let plan = node.plan().unwrap();
+        assert!(!plan.is_done());
+        let [hosts] = &plan.by_hand[..] else {
+            panic!("{:?}", plan.by_hand);
+        };
+        assert_eq!(hosts.path, Path::new(&dir).join("_default/hosts.toml"));
+        assert!(hosts.after.contains("mirror-a"), "{}", hosts.after);
+    }
+    assert_eq!(tree(outside.path()), []);
 }
 
 #[test]

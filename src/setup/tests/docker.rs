@@ -117,7 +117,19 @@ fn what_contradicts_is_refused_and_named_before_anything_is_written() {
             Runtime::Containerd,
             CONFIG,
             "[debug]\nlevel = 'info'\n".to_owned(),
-            "containerd config migrate",
+            "containerd/config.toml config dump`",
+        ),
+        (
+            Runtime::Containerd,
+            CONFIG,
+            "version = 4 # new\n".to_owned(),
+            "version = 4, and",
+        ),
+        (
+            Runtime::Docker,
+            CONFIG,
+            "version = \"2\"\n".to_owned(),
+            "version = \"2\", and",
         ),
         (
             Runtime::Docker,
@@ -142,6 +154,54 @@ fn what_contradicts_is_refused_and_named_before_anything_is_written() {
         let error = Node::new(runtime).with(name, &text).refusal();
         assert!(error.contains(said) && error.contains(name), "{said}: {error}");
     }
+}
+
+#[test]
+fn sockets_that_are_elsewhere_are_told_the_agent() {
+    let grpc = |address: &str| format!("version = 2\n[grpc]\naddress = '{address}'\n");
+    for runtime in [Runtime::Docker, Runtime::Containerd] {
+        let node = Node::new(runtime).with(CONFIG, &grpc("/run/other/containerd.sock"));
+        node.write();
+        let variables = node.text("wharf/agent.env");
+        for line in [
+            "WHARF_AGENT_SOCKET=/run/agent.sock",
+            "CONTAINERD_ADDRESS=/run/other/containerd.sock",
+        ] {
+            assert!(variables.lines().any(|other| other == line), "{variables}");
+        }
+    }
+    for address in ["/run/containerd/containerd.sock", ""] {
+        let mut node = Node::new(Runtime::Docker).with(CONFIG, &grpc(address));
+        node.order.socket = PathBuf::from("/run/wharf/agent.sock");
+        node.write();
+        let variables = node.text("wharf/agent.env");
+        assert!(
+            !variables.contains("SOCKET=") && !variables.contains("ADDRESS="),
+            "{variables}"
+        );
+    }
+    let node = Node::new(Runtime::Docker)
+        .with(CONFIG, &grpc("/run/a.sock"))
+        .with("wharf/agent.env", "CONTAINERD_ADDRESS=/run/b.sock\n");
+    assert!(node.refusal().contains("CONTAINERD_ADDRESS to /run/b.sock"));
+}
+
+#[test]
+fn a_path_that_is_written_in_another_way_contradicts_nothing() {
+    let env = "WHARF_STORE=/srv/dfs//wharf/\nWHARF_AGENT_ROOT=/data/agent/\n";
+    let plugin = "version = 2\n[proxy_plugins.wharf]\ntype = 'snapshot'\naddress = '/run/./agent.sock'\n\
+                  exports = { root = '/data/agent/' }\n";
+    let mut node = Node::new(Runtime::Docker)
+        .with("wharf/agent.env", env)
+        .with(
+            "systemd/system/wharf-agent.socket",
+            "[Socket]\nListenStream=/run//agent.sock\n",
+        )
+        .with(CONFIG, plugin);
+    node.order.store = PathBuf::from("/srv/dfs/wharf///");
+    node.write();
+    assert!(node.text("wharf/agent.env").starts_with(env));
+    assert_eq!(node.text(CONFIG), plugin);
 }
 
 #[test]
@@ -224,16 +284,53 @@ fn files_keep_their_mode_and_their_links_and_the_first_backup() {
 }
 
 #[test]
+fn a_link_that_leads_out_of_the_directory_is_refused() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("daemon.json"), "{}").unwrap();
+    for (target, link) in [("daemon.json", DAEMON), ("", "docker")] {
+        let node = Node::new(Runtime::Docker).with("docker/.keep", "");
+        if link == "docker" {
+            fs::remove_dir_all(node.etc.path().join(link)).unwrap();
+        }
+        symlink(outside.path().join(target), node.etc.path().join(link)).unwrap();
+        let error = node.refusal();
+        assert!(
+            error.contains("outside") && error.contains("daemon.json"),
+            "{error}"
+        );
+    }
+    assert_eq!(
+        fs::read_to_string(outside.path().join("daemon.json")).unwrap(),
+        "{}"
+    );
+}
+
+#[test]
 fn logins_are_neither_written_nor_shown() {
     let mut node = Node::new(Runtime::Docker);
     node.order.mirrors = vec!["http://robot:secret@mirror:5000".parse().unwrap()];
     let error = node.refusal();
-    assert!(!error.contains("secret") && error.contains("mirror"), "{error}");
+    assert!(
+        !error.contains("secret") && error.contains("http://mirror:5000") && error.contains("login"),
+        "{error}"
+    );
     let node = Node::new(Runtime::Docker).with(
         "wharf/agent.env",
         "WHARF_MIRRORS=http://robot:secret@mirror:5000\n",
     );
     assert!(!node.refusal().contains("secret"));
+}
+
+#[test]
+fn a_login_that_the_agent_has_stays() {
+    let mirrors = "WHARF_MIRRORS=http://robot:secret@mirror-a:5000/, https://robot:s2@mirror-b";
+    for force in [false, true] {
+        let mut node = Node::new(Runtime::Docker).with("wharf/agent.env", &format!("{mirrors}\n"));
+        node.order.force = force;
+        node.write();
+        assert!(node.text("wharf/agent.env").starts_with(mirrors));
+        assert!(!node.text(DAEMON).contains("secret"));
+    }
 }
 
 /// Any object, with the keys that matter among others.

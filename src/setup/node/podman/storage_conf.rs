@@ -73,8 +73,9 @@ pub(super) fn overriding(order: &Order, chosen: &Chosen) -> Result<Vec<String>, 
             names.retain(|name| name.ends_with(".conf"));
             for path in names.into_iter().map(|name| dir.join(name)) {
                 let document = parse(&path, &read(&path)?.unwrap_or_default())?;
+                let is_ours = |store: &String| Path::new(store) == Path::new(&chosen.image_store);
                 if let Some(stores) = image_stores(&document)
-                    && !texts(Some(stores)).contains(&chosen.image_store)
+                    && !texts(Some(stores)).iter().any(is_ours)
                 {
                     notes.push(format!(
                         "{} names other additionalimagestores, and wins with newer Podmans: name {} there too",
