@@ -43,8 +43,9 @@ pub(super) struct SetupArguments {
     store: PathBuf,
     #[command(flatten)]
     paths: NodePaths,
-    /// Directory where the configurations are read and written: another node's /etc, say. Paths inside the files
-    /// (store, root, sockets, config_path) are that node's own, and /etc in them means DIR
+    /// Directory where the files are read and written, such as another node's /etc; nothing is written outside it.
+    /// The paths inside them (store, root, socket, this program) are as the node sees them; of config_path, /etc means
+    /// DIR
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
     /// Version of a new containerd configuration: 2 (containerd 1.6, 1.7) or 3 (2.x) [default: the one installed]
