@@ -49,8 +49,9 @@ pub(super) struct SetupArguments {
     /// Which lists of layers Podman and CRI-O read [default: by the store's file system]
     #[arg(long, value_name = "WHERE")]
     image_store: Option<ImageStore>,
-    /// Directory where the configurations are read and written: another node's /etc, say. Paths inside the files
-    /// (store, root, sockets, image store, config_path) are that node's own, and /etc in them means DIR
+    /// Directory where the files are read and written, such as another node's /etc; nothing is written outside it.
+    /// The paths inside them (store, root, socket, image store, this program) are as the node sees them; of config_path,
+    /// /etc means DIR
     #[arg(long, value_name = "DIR", default_value = "/etc")]
     etc: PathBuf,
     /// Version of a new containerd configuration: 2 (containerd 1.6, 1.7) or 3 (2.x) [default: the one installed]

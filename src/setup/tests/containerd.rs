@@ -155,6 +155,15 @@ fn kubernetes_that_pulls_by_itself_goes_on_to() {
 }
 
 #[test]
+fn a_comment_behind_a_value_contradicts_nothing() {
+    let before = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 'wharf' # mine\n\
+                  disable_snapshot_annotations = false # mine too\n";
+    let node = Node::new(Runtime::Containerd).with(CONFIG, before);
+    node.write();
+    assert_lines_kept(before, &node.text(CONFIG), &[]);
+}
+
+#[test]
 fn lists_of_unpackers_get_the_agent_alone() {
     let plugin = "plugins.'io.containerd.transfer.v1.local'";
     for list in [

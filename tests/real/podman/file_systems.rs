@@ -26,7 +26,16 @@ fn nodes_in_another_network_share_layers(kind: Kind) {
     for image in ["half", "swapped", "tree-zstd", "hundred"] {
         for node in &nodes {
             node.podman_run(image, "test -x /bin/busybox");
-            node.podman(&["save", "--quiet", "--output", &format!("/var/tmp/{image}"), image]);
+            // Docker's format has no zstd.
+            let archive = format!("/var/tmp/{image}");
+            node.podman(&[
+                "save",
+                "--quiet",
+                "--format=oci-archive",
+                "--output",
+                &archive,
+                image,
+            ]);
         }
         cluster.assert_not_asked(&registry.layers(&format!("library/{image}"), "latest"));
     }
