@@ -209,7 +209,7 @@ fn the_store_of_a_local_disk_is_read_itself_and_gets_its_lock_files() {
     let image_store = store.path().join("layers").display().to_string();
     assert_eq!(stores(&node.text(STORAGE)), [image_store]);
     assert!(!node.etc.path().join("wharf").exists());
-    assert!(!node.plan().unwrap().is_change());
+    assert!(node.plan().unwrap().is_done());
 }
 
 #[test]
