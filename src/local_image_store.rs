@@ -6,8 +6,9 @@
 //!
 //! ```text
 //! <dir>/
-//!   overlay/<layer id> -> <store>/layers/overlay/<layer id>   the layers, as soon as they are listed
-//!   overlay/l -> <store>/layers/overlay/l            their short names
+//!   layers -> <store>/layers/overlay                 the layers themselves
+//!   overlay/<layer id> -> ../layers/<layer id>       those that are listed
+//!   overlay/l -> ../layers/l                         their short names
 //!   overlay-layers/layers.json                       made of the names in <store>/layers/entries/
 //!   overlay-layers/layers.lock                       64 bytes, new ones after each change, for readers
 //!   overlay-layers/<layer id>.tar-split.gz -> <store>/layers/overlay-layers/…

@@ -49,7 +49,8 @@ pub(super) struct SetupArguments {
     /// Which lists of layers Podman and CRI-O read [default: by the store's file system]
     #[arg(long, value_name = "WHERE")]
     image_store: Option<ImageStore>,
-    /// Directory where the files are read and written, such as another node's /etc; nothing is written outside it.
+    /// Directory where the files are read and written, such as another node's /etc; nothing is written outside it
+    /// but empty lock files in the image store that Podman is to read.
     /// The paths inside them (store, root, socket, image store, this program) are as the node sees them; of config_path,
     /// /etc means DIR
     #[arg(long, value_name = "DIR", default_value = "/etc")]

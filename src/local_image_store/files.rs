@@ -18,6 +18,10 @@ const TAR_SPLIT: &str = ".tar-split.gz";
 const OVERLAY: &str = "overlay";
 const LAYERS: &str = "overlay-layers";
 
+/// What leads to the store's layers. The links of layers go through it and not straight there: Podman 4.3 maps ids by
+/// mounting `overlay` elsewhere, and would find the layers with nobody as their owner; so it finds none, and says so.
+const SOURCE: &str = "layers";
+
 /// The directory of the layers' short names, in the one of the layers.
 const SHORT_NAMES: &str = "l";
 
@@ -48,7 +52,7 @@ impl Files {
             files.clear_staged(&part)?;
         }
         files.clear_staged(dir)?;
-        files.link_short_names()?;
+        files.link_source()?;
         let list = match read(&files.list())? {
             Some(list) => list,
             None => {
@@ -118,11 +122,15 @@ impl Files {
     }
 
     fn link(&self, layer: &str) -> Result<(), FsError> {
-        // The layer last: one that has it has both.
         let tar_split = format!("{layer}{TAR_SPLIT}");
-        for (part, name) in [(LAYERS, &*tar_split), (OVERLAY, layer)] {
+        let of_layer = Path::new("..").join(SOURCE).join(layer);
+        // The layer last: one that has it has both.
+        for (part, name, target) in [
+            (LAYERS, &*tar_split, self.source.join(LAYERS).join(&tar_split)),
+            (OVERLAY, layer, of_layer),
+        ] {
             let path = self.dir.join(part).join(name);
-            match symlink(self.source.join(part).join(name), &path) {
+            match symlink(target, &path) {
                 Err(source) if source.kind() != ErrorKind::AlreadyExists => {
                     return Err(FsError::new("link", &path, source));
                 }
@@ -137,19 +145,28 @@ impl Files {
         remove(&self.overlay().join(layer))
     }
 
-    /// Leads the layers' short names to this store's, and drops all links that led to another store.
-    fn link_short_names(&self) -> Result<(), FsError> {
-        let path = self.overlay().join(SHORT_NAMES);
-        let target = self.source.join(OVERLAY).join(SHORT_NAMES);
-        if std::fs::read_link(&path).is_ok_and(|found| found == target) {
-            return Ok(());
+    /// Leads to this store's layers, and drops all links if they led to another store's.
+    fn link_source(&self) -> Result<(), FsError> {
+        let is_new = self.lead(&self.dir.join(SOURCE), &self.source.join(OVERLAY))?;
+        if is_new {
+            for layer in self.linked()? {
+                self.unlink(&layer)?;
+            }
         }
-        for layer in self.linked()? {
-            self.unlink(&layer)?;
+        let short_names = Path::new("..").join(SOURCE).join(SHORT_NAMES);
+        self.lead(&self.overlay().join(SHORT_NAMES), &short_names)?;
+        Ok(())
+    }
+
+    /// Makes a link lead there; false if it does so already.
+    fn lead(&self, path: &Path, target: &Path) -> Result<bool, FsError> {
+        if std::fs::read_link(path).is_ok_and(|found| found == target) {
+            return Ok(false);
         }
         let staged = self.staged(&self.dir);
-        let linked = symlink(&target, &staged).and_then(|()| std::fs::rename(&staged, &path));
-        linked.map_err(|source| FsError::new("link", &path, source))
+        let linked = symlink(target, &staged).and_then(|()| std::fs::rename(&staged, path));
+        linked.map_err(|source| FsError::new("link", path, source))?;
+        Ok(true)
     }
 
     /// Replaces a file by one rename, durably.
@@ -190,7 +207,8 @@ fn refuse_foreign(dir: &Path) -> Result<(), OpenError> {
         Err(source) => Err(FsError::new("list", dir, source).into()),
     };
     let is_ours = |name: &str| {
-        name.starts_with(STAGED) || matches!(name, LAYERS | "overlay-images" | OVERLAY | "lost+found")
+        name.starts_with(STAGED)
+            || matches!(name, LAYERS | "overlay-images" | OVERLAY | SOURCE | "lost+found")
     };
     for entry in entries(dir)?.into_iter().flatten() {
         let entry = entry.map_err(|source| FsError::new("list", dir, source))?;

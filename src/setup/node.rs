@@ -24,13 +24,20 @@ pub(super) fn plan(order: &Order, installed: &Installed) -> Result<Plan, SetupEr
     if order.etc == Path::new("/etc") {
         Ok(plan)
     } else {
-        elsewhere(plan, &order.etc)
+        elsewhere(plan, order)
     }
 }
 
 /// Keeps a plan within a directory that is not this node's `/etc`.
-fn elsewhere(plan: Plan, etc: &Path) -> Result<Plan, SetupError> {
-    let is_ours = |file: &EmptyFile| is_below(&file.path, etc);
+///
+/// But for the lock files in the image stores that are named, without which no podman command works here.
+fn elsewhere(plan: Plan, order: &Order) -> Result<Plan, SetupError> {
+    let etc = &order.etc;
+    let is_ours = |file: &EmptyFile| {
+        [etc, &order.store, &order.podman]
+            .iter()
+            .any(|dir| is_below(&file.path, dir))
+    };
     let (empty_files, empty_by_hand) = plan.empty_files.into_iter().partition(is_ours);
     let plan = Plan {
         empty_files,
@@ -38,11 +45,18 @@ fn elsewhere(plan: Plan, etc: &Path) -> Result<Plan, SetupError> {
         ..plan
     };
     // On the node itself links are its operator's; those of another node's directory lead into this one.
-    let files = plan.files.iter().filter(|file| file.is_change());
-    let empty_files = plan.empty_files.iter().filter(|file| file.is_change());
+    let files = plan
+        .files
+        .iter()
+        .filter(|file| file.is_change())
+        .map(|file| &file.path);
+    let empty_files = plan
+        .empty_files
+        .iter()
+        .filter(|file| file.is_change())
+        .map(|file| &file.path);
     files
-        .map(|file| &file.path)
-        .chain(empty_files.map(|file| &file.path))
+        .chain(empty_files.filter(|path| is_below(path, etc)))
         .try_for_each(|path| refuse_outside(path, etc))?;
     Ok(plan)
 }

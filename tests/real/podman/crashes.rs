@@ -77,7 +77,7 @@ fn a_mirror_killed_between_any_two_steps_of_publishing_harms_no_reader_and_is_re
         }
         for node in [&node, &other] {
             assert_eq!(node.podman_run(&name, "cat /name"), name, "call {number}");
-            node.podman(&["save", "--quiet", "--output=/var/tmp/saved", &name]);
+            node.podman(&["save", "--quiet", &format!("--output=/var/tmp/{name}"), &name]);
             assert_eq!(node.own_layers(), Vec::<String>::new(), "call {number}");
         }
         assert_listed(cluster.mirror.store(), &image.layer_ids());

@@ -65,12 +65,21 @@ fn containers_with_ids_of_their_own_fail_with_a_reason_where_mounts_cannot_map_i
         let node = cluster.podman_node(suite);
         node.podman(&["pull", "half"]);
         // GlusterFS's client does not let FUSE map ids, and Podman copies nothing in its place.
-        let run = ["run", "--rm", "--uidmap=0:100000:65536", "half", "sh", "-c", ":"];
+        let run = [
+            "run",
+            "--rm",
+            "--uidmap=0:100000:65536",
+            "half",
+            "sh",
+            "-c",
+            "busybox stat -c %u:%g:%n / /bin /bin/busybox >&2; echo x > /new && cat /new >&2; ls / >&2",
+        ];
         let failed = node.try_podman(&run);
-        assert!(
-            failed.stderr.contains("create mapped mount"),
-            "{suite:?}: {failed:?}"
-        );
+        // Newer ones try to map the layer, older ones the directory of links, which lead nowhere then.
+        let says_why = ["create mapped mount", "no such file"]
+            .iter()
+            .any(|why| failed.stderr.contains(why));
+        assert!(!failed.status.success() && says_why, "{suite:?}: {failed:?}");
         assert_eq!(
             node.podman_run("half", "ls / | busybox grep -c noise"),
             "2\n",
