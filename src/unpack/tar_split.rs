@@ -83,7 +83,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Records into the channel that [`write`] reads.
+    /// Records into the channel that [`write()`] reads.
     pub(super) fn new(pieces: SyncSender<Piece>) -> Self {
         Self {
             pieces,
