@@ -158,7 +158,8 @@ async fn dispatch(
         }
         Route::Blob { scope, digest } => {
             if request.method == Method::GET {
-                app.holds.note_blob(&request.headers, address, digest);
+                app.holds
+                    .note_blob(&app.mirror, &request.headers, address, digest);
             }
             blob::answer(mirror, request, scope, digest).await
         }

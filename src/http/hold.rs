@@ -28,7 +28,7 @@ use quick_cache::sync::Cache;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::Awaited;
+use crate::mirror::{Awaited, Mirror};
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::HoldOutcome;
@@ -176,9 +176,11 @@ impl Holds {
     }
 
     /// Notes that a client fetches a blob: if it is a layer that it was held for, it does not see the store.
-    pub(super) fn note_blob(&self, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
-        if Reader::of(headers).is_none() {
-            return;
+    pub(super) fn note_blob(&self, mirror: &Mirror, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
+        match Reader::of(headers) {
+            Some(Reader::ImageStore) => mirror.note_image_store_fetch(digest),
+            Some(Reader::Snapshotter) => {}
+            None => return,
         }
         let client = Client::of(headers, address);
         let is_for_it = |(layers, released_at): (Arc<[Digest]>, Instant)| {

@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Inner, Mirror};
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
 use crate::fs::{FileIdentity, FsError, Kind, Mount, random_name};
-use crate::oci::LayerId;
+use crate::oci::Digest;
 use crate::store::{EntryName, EntryTexts, Store};
 
 /// How often it is looked whether the list is still the one that this mirror knows.
@@ -46,6 +47,17 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How many nodes are remembered before those that have left are forgotten.
 const MAX_NODES: usize = 4096;
 
+/// How long an entry is listed whose directory is not there yet: its mirror is about to give it its name.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a layer whose blob is being fetched by a client of containers/storage has been listed before it is there: the
+/// client may have looked for it just before, and must find no directory then.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Of how many blobs it is remembered that such a client fetched them, and for how long.
+const MAX_FETCHED: usize = 4096;
+const FETCH: Duration = Duration::from_secs(600);
+
 /// How long a layer waits to be listed before it is published all the same.
 const ANNOUNCEMENT: Duration = Duration::from_secs(2);
 
@@ -61,8 +73,8 @@ pub(super) struct ImageStore {
     process: String,
     wanted: Notify,
     listed: Mutex<HashSet<EntryName>>,
-    /// Layers that are listed although their directories are not there yet.
-    announced: Mutex<HashSet<EntryName>>,
+    /// The blobs that clients of containers/storage fetch, and since when.
+    fetched: Cache<Digest, Instant>,
     /// The list could not be brought up to date.
     fails: AtomicBool,
     /// Counts the lists that this process has seen to be whole.
@@ -95,9 +107,29 @@ impl Node {
 #[derive(Default)]
 struct Known {
     entries: EntryTexts,
+    /// Those of them whose directories have not been seen, and since when.
+    unconfirmed: HashMap<EntryName, Instant>,
     /// The file that was seen to list just these.
     seen: Option<FileIdentity>,
     is_prepared: bool,
+}
+
+impl Known {
+    /// Takes an entry, and tells whether that changes the list.
+    ///
+    /// One whose directory is not there is announced by a mirror, or is of one that died: the list has it for a while.
+    fn take(&mut self, name: EntryName, text: Arc<str>, is_there: bool) -> bool {
+        if is_there {
+            self.unconfirmed.remove(&name);
+            return self.entries.insert(name, text).is_none();
+        }
+        let since = *self.unconfirmed.entry(name.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < GRACE {
+            self.entries.insert(name, text).is_none()
+        } else {
+            self.entries.remove(&name).is_some()
+        }
+    }
 }
 
 impl ImageStore {
@@ -111,7 +143,7 @@ impl ImageStore {
             process: random_name(),
             wanted: Notify::new(),
             listed: Mutex::default(),
-            announced: Mutex::default(),
+            fetched: Cache::new(MAX_FETCHED),
             fails: AtomicBool::new(false),
             sequence: watch::Sender::new(0),
             lag,
@@ -131,24 +163,24 @@ impl ImageStore {
     }
 
     /// Has a layer listed whose directory is about to get its name; waits until it is, or will not be soon.
-    pub(super) async fn announce(&self, name: &EntryName) {
-        self.lock_announced().insert(name.clone());
+    pub(super) async fn announce(&self, name: &EntryName, blob: &Digest) {
         if self.fails.load(Ordering::Relaxed) {
             return;
         }
         // Agents' nodes do not need the list, and are not to wait for it.
         let _ = timeout(ANNOUNCEMENT, self.listed(std::slice::from_ref(name))).await;
-    }
-
-    /// Ends the announcement of a layer, whatever came of it.
-    pub(super) fn retract(&self, layer_id: &LayerId) {
-        if self.lock_announced().remove(&EntryName::Layer(layer_id.clone())) {
-            self.want();
+        if self
+            .fetched
+            .get(blob)
+            .is_some_and(|since| since.elapsed() < FETCH)
+        {
+            sleep(LOOK).await;
         }
     }
 
-    fn lock_announced(&self) -> MutexGuard<'_, HashSet<EntryName>> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that a client of containers/storage fetches a blob.
+    pub(super) fn note_fetch(&self, blob: &Digest) {
+        self.fetched.insert(blob.clone(), Instant::now());
     }
 
     /// Tells whether all these are listed, as far as this process knows.
@@ -246,6 +278,11 @@ impl Drop for Asking<'_> {
 }
 
 impl Mirror {
+    /// Notes that a client that could read layers from an additional image store fetches a blob.
+    pub fn note_image_store_fetch(&self, blob: &Digest) {
+        self.inner.image_store.note_fetch(blob);
+    }
+
     /// Answers a node that keeps a list of layers of its own: see [`ImageStoreQuestion`].
     pub async fn image_store_news(&self, address: IpAddr, question: &ImageStoreQuestion) -> ImageStoreAnswer {
         self.inner.image_store.news(address, question).await
@@ -311,32 +348,28 @@ impl Inner {
         let before = known.entries.len();
         known.entries.retain(|name, _| names.contains(name));
         let mut changed = known.entries.len() < before;
-        let new: Vec<EntryName> = names
-            .into_iter()
-            .filter(|name| !known.entries.contains_key(name))
-            .collect();
-        for part in new.chunks(READ_AT_ONCE) {
+        known.unconfirmed.retain(|name, _| names.contains(name));
+        let is_open =
+            |name: &EntryName| !known.entries.contains_key(name) || known.unconfirmed.contains_key(name);
+        let open: Vec<EntryName> = names.into_iter().filter(is_open).collect();
+        for part in open.chunks(READ_AT_ONCE) {
             let part = part.to_vec();
-            let announced = self.image_store.lock_announced().clone();
             let read = move |store: &Store| {
                 let mut found = Vec::new();
                 for name in part {
-                    // A mirror may have died before it published the layer.
                     let is_there = match &name {
-                        EntryName::Layer(layer_id) => {
-                            announced.contains(&name) || store.has_layer(layer_id)?
-                        }
+                        EntryName::Layer(layer_id) => store.has_layer(layer_id)?,
                         EntryName::Alias(_) => true,
                     };
-                    if is_there && let Some(text) = store.read_or_remove_entry(&name)? {
-                        found.push((name, text));
+                    if let Some(text) = store.read_or_remove_entry(&name)? {
+                        found.push((name, text, is_there));
                     }
                 }
                 Ok(found)
             };
-            let found = self.on_store(read).await?;
-            changed |= !found.is_empty();
-            known.entries.extend(found);
+            for (name, text, is_there) in self.on_store(read).await? {
+                changed |= known.take(name, text, is_there);
+            }
         }
         Ok(changed)
     }

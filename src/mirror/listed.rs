@@ -173,12 +173,10 @@ impl Inner {
             let entry = Entry::of_layer(&place, &record, compression);
             let list = |name: &EntryName| {
                 if inner.image_store.lists_first() {
-                    runtime.block_on(inner.image_store.announce(name));
+                    runtime.block_on(inner.image_store.announce(name, &record.blob));
                 }
             };
-            let completed = store.complete_layer(&place, &entry, &record, &options, &list);
-            inner.image_store.retract(&place.layer_id);
-            completed
+            store.complete_layer(&place, &entry, &record, &options, &list)
         });
         completing.await??;
         self.image_store.want();

@@ -179,14 +179,12 @@ impl LayerTask {
         let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
-        let (in_thread, runtime) = (place.clone(), Handle::current());
+        let (in_thread, runtime, blob) = (place.clone(), Handle::current(), self.digest().clone());
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            let list = |name: &EntryName| runtime.block_on(mirror.image_store.announce(name));
+            let list = |name: &EntryName| runtime.block_on(mirror.image_store.announce(name, &blob));
             let list_first: Option<&ListFirst<'_>> = mirror.image_store.lists_first().then_some(&list);
-            let published = extracted.publish_as(&link, &in_thread, &mirror.store, &options, list_first);
-            mirror.image_store.retract(&in_thread.layer_id);
-            published
+            extracted.publish_as(&link, &in_thread, &mirror.store, &options, list_first)
         });
         let Some(record) = self.told(publish).await? else {
             return Ok(false);
