@@ -52,7 +52,7 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// How long a layer whose blob is being fetched by a client of containers/storage has been listed before it is there: the
 /// client may have looked for it just before, and must find no directory then.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(60);
 
 /// Of how many blobs it is remembered that such a client fetched them, and for how long.
 const MAX_FETCHED: usize = 4096;

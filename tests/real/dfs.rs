@@ -235,6 +235,7 @@ fn a_volume_that_fills_up_is_told(shared: &Shared, bytes: usize) {
     assert_eq!(names, ["full-layer", "neighbour"]);
     assert_eq!(fs::read(&neighbour).expect("read a file"), b"untouched");
 
+    fs::remove_file(shared.a().join("full-layer.tar-split.gz")).expect("remove the tar-split");
     // With room again the same directory's name is good.
     fs::remove_dir_all(&target).expect("remove what is partial");
     let small = made::filling(bytes / 4);
