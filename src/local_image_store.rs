@@ -220,7 +220,7 @@ impl LocalImageStore {
             let read = |name: &EntryName| {
                 let store = opened.as_ref().map_err(|error| full_text(error))?;
                 match store.read_entry(name) {
-                    Ok(Some(_)) if !is_complete(store, name)? => {
+                    Ok(Some(_)) if !store.is_complete(name).map_err(|error| error.full_text())? => {
                         Err("its directory is not there yet".to_owned())
                     }
                     Ok(Some(text)) => Ok(text),
@@ -278,14 +278,6 @@ impl LocalImageStore {
             );
         }
         self.told_unreadable = unreadable.keys().cloned().collect();
-    }
-}
-
-/// Tells whether an entry's directory is there; an alias has none.
-fn is_complete(store: &Store, name: &EntryName) -> Result<bool, String> {
-    match name {
-        EntryName::Layer(id) => store.has_layer(id).map_err(|error| error.full_text()),
-        EntryName::Alias(_) => Ok(true),
     }
 }
 

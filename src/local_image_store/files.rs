@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::OpenError;
-use crate::fs::{FsError, list, make_dirs, random_name, read, remove, sync_dir};
+use crate::fs::{FsError, create_new, list, make_dirs, random_name, read, remove, sync_dir};
 
 /// What follows a layer's id in the name of the file that re-makes its archive.
 const TAR_SPLIT: &str = ".tar-split.gz";
@@ -173,7 +173,7 @@ impl Files {
     fn replace(&self, path: &Path, content: &[u8]) -> Result<(), FsError> {
         let dir = path.parent().unwrap_or(&self.dir);
         let staged = self.staged(dir);
-        let written = write_new(&staged, content).and_then(|()| {
+        let written = create_new(&staged, content).and_then(|()| {
             std::fs::rename(&staged, path).map_err(|source| FsError::new("rename", path, source))
         });
         if written.is_err() {
@@ -234,13 +234,6 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Kept { dir: dir.to_owned() }),
         Err(errno) => Err(FsError::new("lock", dir, errno.into()).into()),
     }
-}
-
-fn write_new(path: &Path, content: &[u8]) -> Result<(), FsError> {
-    let error = |operation| move |source| FsError::new(operation, path, source);
-    let mut file = File::create_new(path).map_err(error("create"))?;
-    file.write_all(content).map_err(error("write"))?;
-    file.sync_all().map_err(error("sync"))
 }
 
 /// Writes other 64 bytes into a lock file, in place: readers hold locks on it.

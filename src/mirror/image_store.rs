@@ -357,10 +357,7 @@ impl Inner {
             let read = move |store: &Store| {
                 let mut found = Vec::new();
                 for name in part {
-                    let is_there = match &name {
-                        EntryName::Layer(layer_id) => store.has_layer(layer_id)?,
-                        EntryName::Alias(_) => true,
-                    };
+                    let is_there = store.is_complete(&name)?;
                     if let Some(text) = store.read_or_remove_entry(&name)? {
                         found.push((name, text, is_there));
                     }

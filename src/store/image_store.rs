@@ -161,6 +161,17 @@ impl Store {
         fs::remove(&self.layout().entry(&EntryName::Layer(layer_id.clone())))
     }
 
+    /// Tells whether the directory of an entry is there; an alias needs none.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub fn is_complete(&self, name: &EntryName) -> Result<bool, FsError> {
+        match name {
+            EntryName::Layer(layer_id) => self.has_layer(layer_id),
+            EntryName::Alias(_) => Ok(true),
+        }
+    }
+
     /// Tells whether an entry is there.
     ///
     /// # Errors
@@ -347,7 +358,7 @@ mod tests {
         assert!(identity.is_some() && store.layer_list_identity().unwrap() == identity);
         assert!(store.lists(&all).unwrap());
         assert!(before.len() == 64 && token().len() == 64 && token() != before);
-        let list = std::fs::read(store.layer_list_path()).unwrap();
+        let list = std::fs::read(store.layout().layer_list()).unwrap();
         let list: Vec<serde_json::Value> = serde_json::from_slice(&list).unwrap();
         assert_eq!(list.len(), 2);
 
@@ -357,7 +368,7 @@ mod tests {
         assert_eq!(entries(&store).len(), 1);
         complete(&store, &links, 0, &links[0].layer_id);
         assert_eq!(entries(&store).len(), 2);
-        std::fs::write(store.layer_list_path(), "[{").unwrap();
+        std::fs::write(store.layout().layer_list(), "[{").unwrap();
         assert!(!store.lists(&entries(&store)).unwrap());
         store.forget_layer(&links[0].layer_id).unwrap();
         assert_eq!(entries(&store).len(), 1);

@@ -1,7 +1,7 @@
 //! layers.json: made of entries, and of nothing else.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -119,11 +119,6 @@ impl Store {
         let mut staged = self.stage()?;
         staged.write(&[token()])?;
         staged.replace(path)
-    }
-
-    /// Returns the path of layers.json, for messages and for [`crate::fs::Disk`].
-    pub fn layer_list_path(&self) -> PathBuf {
-        self.layout().layer_list()
     }
 }
 
