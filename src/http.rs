@@ -6,6 +6,7 @@
 
 pub mod access;
 mod blob;
+mod drip;
 mod error;
 mod hold;
 mod htpasswd;
@@ -158,10 +159,11 @@ async fn dispatch(
         }
         Route::Blob { scope, digest } => {
             if request.method == Method::GET {
-                app.holds
-                    .note_blob(&app.mirror, &request.headers, address, digest);
+                app.holds.note_blob(&request.headers, address, digest);
             }
-            blob::answer(mirror, request, scope, digest).await
+            let has_come = mirror.clone().layer_has_come(digest.clone(), address);
+            let end = app.holds.blob_end(&request.headers, address, has_come);
+            blob::answer(mirror, request, scope, digest, end).await
         }
         Route::Tags { scope, page } => listing::tags(mirror, &request.uri, scope, page).await,
         Route::Referrers {

@@ -25,6 +25,7 @@ mod background;
 mod blob;
 mod body;
 mod buffers;
+mod coming;
 mod error;
 mod fill;
 mod image;
@@ -73,6 +74,7 @@ pub use pull::{PullError, Pulled};
 
 use background::Background;
 use buffers::Buffers;
+use coming::Coming;
 use fill::{Fill, FillKey, HostPermits, MAX_FILLS, StoreHealth};
 use image::Extraction;
 use image_store::ImageStore;
@@ -133,6 +135,8 @@ struct Inner {
     /// Which image has a stack.
     stacks: StackImages,
     noted_uses: NotedUses,
+    /// The layers that are to be listed.
+    coming: Coming,
     /// The images on their way, by repository and manifest.
     images: Flights<(Repository, Digest), Image>,
     guards: Guards,
@@ -175,6 +179,7 @@ impl Mirror {
             listing_images: Questions::default(),
             stacks: StackImages::new(),
             noted_uses: NotedUses::new(),
+            coming: Coming::default(),
             images: Flights::default(),
             guards: Guards::new(config),
             store_failed_at: Mutex::default(),

@@ -6,6 +6,7 @@ use futures_util::stream;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::drip;
 use super::error::{ApiError, Subject};
 use super::manifest::{etag, is_unchanged, of_content};
 use super::route::Scope;
@@ -15,12 +16,13 @@ use crate::oci::{ByteRange, Digest, ErrorCode, RangeOutcome};
 /// What is named by its content never changes; a year is what RFC 9111 takes for ever.
 const CACHE_CONTROL: &str = "max-age=31536000, immutable";
 
-/// Answers GET and HEAD; HEAD starts no fill.
+/// Answers GET and HEAD; HEAD starts no fill. The end of a body waits for `end`.
 pub(super) async fn answer(
     mirror: &Mirror,
     request: &Parts,
     scope: &Scope,
     digest: &Digest,
+    end: Option<impl Future<Output = ()> + Send + 'static>,
 ) -> Result<Response, ApiError> {
     let failed = |error| ApiError::of_mirror(&error, Subject::Blob);
     if request.method == Method::HEAD {
@@ -48,7 +50,7 @@ pub(super) async fn answer(
     }
     let Some((range, size)) = range.zip(blob.size_bytes) else {
         insert_length(&mut headers, blob.size_bytes);
-        return Ok((headers, body(blob.read(0, None))).into_response());
+        return Ok((headers, body(blob.read(0, None), end)).into_response());
     };
     match range.within(size) {
         RangeOutcome::Unsatisfiable => {
@@ -60,15 +62,15 @@ pub(super) async fn answer(
             )
             .with_header(header::CONTENT_RANGE, format!("bytes */{size}")))
         }
-        RangeOutcome::Satisfiable { start, end } => {
-            insert_length(&mut headers, Some(end - start));
-            if let Ok(value) = HeaderValue::from_str(&format!("bytes {start}-{}/{size}", end - 1)) {
+        RangeOutcome::Satisfiable { start, end: stop } => {
+            insert_length(&mut headers, Some(stop - start));
+            if let Ok(value) = HeaderValue::from_str(&format!("bytes {start}-{}/{size}", stop - 1)) {
                 headers.insert(header::CONTENT_RANGE, value);
             }
             Ok((
                 StatusCode::PARTIAL_CONTENT,
                 headers,
-                body(blob.read(start, Some(end))),
+                body(blob.read(start, Some(stop)), end),
             )
                 .into_response())
         }
@@ -102,9 +104,12 @@ fn insert_length(headers: &mut HeaderMap, length: Option<u64>) {
 }
 
 /// An error in the stream makes the server cut the connection, so that nobody takes a part for the whole.
-fn body(stream: BlobStream) -> Body {
+fn body(stream: BlobStream, end: Option<impl Future<Output = ()> + Send + 'static>) -> Body {
     let chunks = stream::try_unfold(stream, |mut stream| async move {
         Ok::<_, std::io::Error>(stream.next().await?.map(|bytes| (bytes, stream)))
     });
-    Body::from_stream(chunks)
+    match end {
+        Some(end) => drip::end_of(chunks, end),
+        None => Body::from_stream(chunks),
+    }
 }

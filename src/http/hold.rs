@@ -14,6 +14,10 @@
 //! Meanwhile a byte of the body is sent every few seconds, so that no idle timeout on the way strikes. HEAD, 304
 //! and indexes are never held, nor is what is published. Who was held and fetches those layers' blobs all the same does not
 //! see the store, and is not held for a while.
+//!
+//! A client of containers/storage that fetches a layer's blob while the layer is on its way fails if the directory appears
+//! just when it is about to make it. So the last bytes of the blob are held too, until the layer is listed and the client
+//! finds it, or will not be.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -22,13 +26,13 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
 use http::{HeaderMap, HeaderName, header};
 use quick_cache::sync::Cache;
-use tokio::time::{MissedTickBehavior, interval_at, timeout};
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::{Awaited, Mirror};
+use super::drip;
+use crate::mirror::Awaited;
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::HoldOutcome;
@@ -42,9 +46,6 @@ const SNAPSHOTTER: &str = "storage-driver/wharf";
 /// The products that look layers up in an additional image store: Podman, CRI-O, Buildah, and what else is made with
 /// containers/image and does not say what it is. Not skopeo, which wants the blobs.
 const IMAGE_STORE_READERS: [&str; 4] = ["libpod", "cri-o", "buildah", "containers"];
-
-/// Well below the minute after which proxies give an idle answer up.
-const DRIP: Duration = Duration::from_secs(5);
 
 /// How long a client is not held that was, and fetched blobs all the same.
 const DISTRUST: Duration = Duration::from_secs(600);
@@ -64,6 +65,8 @@ pub struct Holds {
     released: Cache<Client, (Arc<[Digest]>, Instant)>,
     /// Until when clients are not held.
     distrusted: Cache<Client, Instant>,
+    /// Until when the ends of the blobs of a client's last pull are held.
+    blobs_until: Cache<Client, Instant>,
 }
 
 /// A client, as far as clients can be told apart.
@@ -124,6 +127,7 @@ impl Holds {
             draining,
             released: Cache::new(MAX_CLIENTS),
             distrusted: Cache::new(MAX_CLIENTS),
+            blobs_until: Cache::new(MAX_CLIENTS),
         }
     }
 
@@ -143,11 +147,12 @@ impl Holds {
         metrics: &Metrics,
     ) -> Body {
         let client = Client::of(headers, address);
+        self.blobs_until.remove(&client);
         let reader = Reader::of(headers).filter(|_| self.is_held(&client));
         match reader.and_then(awaited) {
             Some(awaited) => {
                 let release = Arc::clone(self).release(client, awaited, metrics.clone());
-                dripping(manifest, DRIP, release)
+                drip::whole(manifest, release)
             }
             None => Body::from(manifest),
         }
@@ -175,12 +180,36 @@ impl Holds {
         }
     }
 
+    /// Returns what the end of a blob waits for, if this client must not have it while the layer is on its way: until `has_come`,
+    /// and altogether as long as a manifest at most for all blobs of a pull.
+    pub(super) fn blob_end(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        address: IpAddr,
+        has_come: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        if Reader::of(headers) != Some(Reader::ImageStore) {
+            return None;
+        }
+        let (holds, client) = (Arc::clone(self), Client::of(headers, address));
+        Some(async move {
+            let until = Instant::now() + holds.timeout;
+            let known = holds
+                .blobs_until
+                .get_or_insert_with::<_, Infallible>(&client, || Ok(until));
+            let until = known.unwrap_or(until).into();
+            tokio::select! {
+                () = holds.draining.cancelled() => {}
+                // Past the limit the client makes the layer itself.
+                _ = timeout_at(until, has_come) => {}
+            }
+        })
+    }
+
     /// Notes that a client fetches a blob: if it is a layer that it was held for, it does not see the store.
-    pub(super) fn note_blob(&self, mirror: &Mirror, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
-        match Reader::of(headers) {
-            Some(Reader::ImageStore) => mirror.note_image_store_fetch(digest),
-            Some(Reader::Snapshotter) => {}
-            None => return,
+    pub(super) fn note_blob(&self, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
+        if Reader::of(headers).is_none() {
+            return;
         }
         let client = Client::of(headers, address);
         let is_for_it = |(layers, released_at): (Arc<[Digest]>, Instant)| {
@@ -198,43 +227,8 @@ impl Holds {
     }
 }
 
-/// Makes a body that sends a byte every `pause` until `release`, and then the rest.
-fn dripping(bytes: Bytes, pause: Duration, release: impl Future<Output = ()> + Send + 'static) -> Body {
-    let mut ticks = interval_at(tokio::time::Instant::now() + pause, pause);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let state = (bytes, ticks, Some(Box::pin(release)));
-    Body::from_stream(stream::unfold(
-        state,
-        |(mut bytes, mut ticks, mut release)| async move {
-            if bytes.is_empty() {
-                return None;
-            }
-            let mut piece = Bytes::new();
-            if let Some(held) = &mut release {
-                tokio::select! {
-                    biased;
-                    () = held => release = None,
-                    _ = ticks.tick() => {
-                        // The last one says that the manifest is whole.
-                        if bytes.len() > 1 {
-                            piece = bytes.split_to(1);
-                        }
-                    }
-                }
-            }
-            if release.is_none() {
-                piece = std::mem::take(&mut bytes);
-            }
-            Some((Ok::<_, Infallible>(piece), (bytes, ticks, release)))
-        },
-    ))
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
-    use tokio::sync::oneshot;
-
     use super::*;
 
     #[test]
@@ -280,30 +274,5 @@ mod tests {
             assert_eq!(Reader::of(&headers), expected, "{name}: {value}");
         }
         assert_eq!(Reader::of(&HeaderMap::new()), None);
-    }
-
-    #[tokio::test]
-    async fn a_body_drips_until_it_is_released_and_keeps_its_last_byte() {
-        let (release, released) = oneshot::channel::<()>();
-        let mut body = dripping(Bytes::from_static(b"abc"), Duration::from_millis(1), async {
-            let _ = released.await;
-        });
-        let mut seen = Vec::new();
-        for _ in 0..5 {
-            let frame = body.frame().await.unwrap().unwrap();
-            seen.extend_from_slice(frame.data_ref().unwrap());
-        }
-        assert_eq!(seen, b"ab");
-        release.send(()).unwrap();
-        let rest = body.collect().await.unwrap().to_bytes();
-        assert_eq!(rest, "c");
-    }
-
-    #[tokio::test]
-    async fn what_is_released_before_it_is_asked_for_comes_whole() {
-        let mut body = dripping(Bytes::from_static(b"abc"), DRIP, async {});
-        let frame = body.frame().await.unwrap().unwrap();
-        assert_eq!(frame.data_ref().unwrap(), "abc");
-        assert!(body.frame().await.is_none());
     }
 }

@@ -81,6 +81,11 @@ impl Inner {
         blobs: Option<ImageBlobs>,
         turns: &Arc<Semaphore>,
     ) {
+        // From now on, for a client asks for layers as soon as for the config.
+        let coming = match &self.extraction {
+            Some(_) => self.coming.layers(image),
+            None => Vec::new(),
+        };
         let links = match (&self.extraction, blobs) {
             (Some(extraction), Some(blobs)) => self
                 .links(image, &blobs, turns)
@@ -88,9 +93,15 @@ impl Inner {
                 .map(|links| (Arc::clone(extraction), Arc::<[ChainLink]>::from(links))),
             _ => None,
         };
-        if let Some((_, links)) = &links {
-            self.note_stacks(image, links);
-        }
+        let coming = match &links {
+            Some((_, links)) => {
+                self.note_stacks(image, links);
+                coming
+            }
+            // Nothing comes of them but blobs.
+            None => Vec::new(),
+        };
+        let mut coming = coming.into_iter();
         image.set_links(links.as_ref().map(|(_, links)| Arc::clone(links)));
         let mut tasks = JoinSet::new();
         // If it could not be had, it is asked for anew with the manifest.
@@ -113,7 +124,7 @@ impl Inner {
                         links: Arc::clone(links),
                         turns: Arc::clone(turns),
                     };
-                    tasks.spawn(task.run(turn));
+                    tasks.spawn(task.run(turn, coming.next()));
                 }
                 None => drop(tasks.spawn(async move { mirror.fill_layer(&image, index, turn).await })),
             }

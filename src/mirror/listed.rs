@@ -10,7 +10,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tokio::runtime::Handle;
 
 use super::image::{Image, LayerError};
 use super::manifest::ServedManifest;
@@ -63,9 +62,13 @@ impl Mirror {
         Some(Awaited { layers, ready })
     }
 
-    /// Returns what a client waits for that mounts layers by their chains; `None` if the image is not on its way.
+    /// Returns what a client waits for that mounts layers by their chains; `None` if there is nothing to wait for: the
+    /// image is not on its way, or is published.
     pub fn publishing(&self, repository: &Repository, served: &ServedManifest) -> Option<Awaited> {
         let image = self.image(repository, &served.digest)?;
+        if image.is_published() {
+            return None;
+        }
         let layers = image
             .layers()
             .iter()
@@ -73,6 +76,16 @@ impl Mirror {
             .collect();
         let ready = Box::pin(async move { image.published().await });
         Some(Awaited { layers, ready })
+    }
+
+    /// Waits until a layer that is to be listed is, or will not be; and until the node at this address can see it.
+    ///
+    /// A client of containers/storage makes a layer whose blob it has read, if it does not find it then, and fails if it comes
+    /// at that very moment.
+    pub async fn layer_has_come(self, blob: Digest, address: IpAddr) {
+        if self.inner.coming.wait(&blob).await {
+            self.inner.image_store.seen_by(address).await;
+        }
     }
 
     /// Brings layers.json up to date, and keeps it so as long as the process lives.
@@ -112,6 +125,7 @@ impl Inner {
         manifest: &Manifest,
     ) -> ListedImage {
         let image = self.bring_now(repository, digest, manifest);
+        let _coming = self.coming.layers(&image);
         if !image.published().await {
             return None;
         }
@@ -156,7 +170,7 @@ impl Inner {
     }
 
     /// Completes a published layer, within the bound of extractions.
-    pub(super) async fn complete_layer(
+    async fn complete_layer(
         self: &Arc<Self>,
         place: LayerPlace,
         record: ChainRecord,
@@ -167,20 +181,12 @@ impl Inner {
         let _turn = extraction.turn().await?;
         let (store, options) = (self.store.clone(), extraction.options.clone());
         // Not under the deadline of one call: there may be many files to link.
-        let (inner, runtime) = (Arc::clone(self), Handle::current());
         let completing = tokio::task::spawn_blocking(move || {
             let compression = store.compression_of(&record.blob)?;
             let entry = Entry::of_layer(&place, &record, compression);
-            let list = |name: &EntryName| {
-                if inner.image_store.lists_first() {
-                    runtime.block_on(inner.image_store.announce(name, &record.blob));
-                }
-            };
-            store.complete_layer(&place, &entry, &record, &options, &list)
+            store.complete_layer(&place, &entry, &record, &options)
         });
-        completing.await??;
-        self.image_store.want();
-        Ok(())
+        Ok(completing.await??)
     }
 
     /// Writes down that one more blob has the DiffID of a layer, if it has.

@@ -91,31 +91,19 @@ impl Store {
         self.dress(staged.path(), place)
     }
 
-    /// Writes the entry of a staged layer, has it listed by `list`, and then gives the directory its name.
-    ///
-    /// A layer that is there and not listed makes a pull fail that brings it: containers/storage believes that a killed
-    /// process has left it, and cannot remove it. One that is listed a moment before it is there harms nobody.
+    /// Writes the entry of a dressed layer, and then gives the directory its name: so whoever lists entries later finds it,
+    /// also if this process dies in between.
     ///
     /// # Errors
-    /// Any errno; the entry is then removed.
-    pub fn publish_listed(
+    /// Any errno; the entry stays, and is not listed as long as there is no directory.
+    pub fn publish_dressed(
         &self,
         staged: StagedLayer,
         place: &LayerPlace,
         entry: &Entry,
-        list: &dyn Fn(&EntryName),
     ) -> Result<Published, FsError> {
-        let name = EntryName::Layer(place.layer_id.clone());
-        self.write_entry(&name, entry)?;
-        list(&name);
-        self.publish_layer(staged, &place.layer_id).inspect_err(|_| {
-            if let Err(error) = self.forget_layer(&place.layer_id) {
-                tracing::warn!(
-                    error = error.full_text(),
-                    "the entry of a layer that is not published stays"
-                );
-            }
-        })
+        self.write_entry(&EntryName::Layer(place.layer_id.clone()), entry)?;
+        self.publish_layer(staged, &place.layer_id)
     }
 
     /// Completes a layer whose chain record is published, and writes its entry; what is there stays.
@@ -130,7 +118,6 @@ impl Store {
         entry: &Entry,
         record: &ChainRecord,
         options: &Options,
-        list: &dyn Fn(&EntryName),
     ) -> Result<(), UnpackError> {
         let name = EntryName::Layer(place.layer_id.clone());
         let is_there = self.has_layer(&place.layer_id)?;
@@ -142,7 +129,7 @@ impl Store {
             unpack::share(&self.layer_path(&record.layer_id), &staged.diff(), options)?;
             self.dress_layer(&staged, place)?;
             self.share_tar_split(&record.layer_id, &place.layer_id)?;
-            self.publish_listed(staged, place, entry, list)?;
+            self.publish_dressed(staged, place, entry)?;
             return Ok(());
         }
         // A layer that an earlier version published, or whose publisher died half-way.
@@ -274,9 +261,7 @@ mod tests {
         let place = LayerPlace::of(links, index);
         let record = record(&links[index], directory);
         let entry = Entry::of_layer(&place, &record, Compression::Gzip);
-        store
-            .complete_layer(&place, &entry, &record, &options(), &|_| ())
-            .unwrap();
+        store.complete_layer(&place, &entry, &record, &options()).unwrap();
         EntryName::Layer(place.layer_id)
     }
 

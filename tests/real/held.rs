@@ -2,20 +2,27 @@
 //!
 //! Extracting needs root; the upstream is the scripted one.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::support::client::{Request, Response};
 use crate::support::gate::Gate;
 use crate::support::layers::{Layered, add, record, tar_of};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
-use crate::support::upstream::{Upstream, blob, bytes, then};
+use crate::support::sha256;
+use crate::support::upstream::{Then, Upstream, blob, bytes, then};
 
 const APP: &str = "library/app";
 const SOON: Duration = Duration::from_secs(20);
 const DOCKER: (&str, &str) = ("User-Agent", "docker/28.5.2 go/go1.24 storage-driver/wharf");
 
-/// An upstream whose image's second layer waits at a gate, and a mirror of it.
+const PODMAN: (&str, &str) = ("User-Agent", "libpod/5.8.6");
+
+/// As much of a blob as is held at most.
+const END: usize = 256;
+
+/// An upstream one of whose image's two layers waits at a gate, and a mirror of it.
 struct Waiting {
     upstream: Upstream,
     mirror: Mirror,
@@ -23,13 +30,19 @@ struct Waiting {
     gate: Gate,
 }
 
+/// Has the upper layer wait.
 fn start(keys: &str) -> Waiting {
+    start_without(1, keys, then())
+}
+
+/// Has one of the layers wait, and then be answered so.
+fn start_without(held: usize, keys: &str, answer: Then) -> Waiting {
     let upstream = Upstream::start();
     let mirror = Mirror::start(&Options::new(upstream.address()).keys(keys));
     let layer = |seed| tar_of(&[("file", &bytes(50_000, seed))]);
     let image = add(&upstream, APP, "v1", &[layer(1), layer(2)]);
     let gate = Gate::new();
-    upstream.script(blob(&image.layers[1]), then().hold(&gate));
+    upstream.script(blob(&image.layers[held]), answer.hold(&gate));
     Waiting {
         upstream,
         mirror,
@@ -47,6 +60,20 @@ impl Waiting {
         self.manifest().header(DOCKER.0, DOCKER.1)
     }
 
+    /// Asks for the upper layer, whose bytes are there.
+    fn upper_layer(&self) -> Request {
+        self.mirror
+            .ask(&format!("/v2/{APP}/blobs/{}", self.image.layers[1]))
+    }
+
+    /// Tells whether a layer has a directory and is in layers.json.
+    fn is_listed(&self, index: usize) -> bool {
+        let layers = self.mirror.store().join("layers");
+        let id = &self.image.layer_ids()[index];
+        let list = fs::read_to_string(layers.join("overlay-layers/layers.json")).unwrap_or_default();
+        list.contains(id) && layers.join("overlay").join(id).join("diff").is_dir()
+    }
+
     fn are_published(&self) -> bool {
         let chain_ids = self.image.chain_ids.iter();
         chain_ids
@@ -62,7 +89,7 @@ impl Waiting {
     /// Asserts that an answer whose head is there ends with the whole manifest.
     fn ends(&self, response: Response) {
         let answer = response.end().unwrap_or_else(|cut| panic!("{cut:?}"));
-        assert_eq!(crate::support::sha256(&answer.body), self.image.digest);
+        assert_eq!(sha256(&answer.body), self.image.digest);
     }
 }
 
@@ -187,4 +214,76 @@ fn who_was_held_and_fetches_the_layers_all_the_same_is_not_held_again() {
     still_held.end().expect("a manifest");
     other.end().expect("a manifest");
     assert_eq!(waiting.held("published"), 3.0);
+}
+
+#[test]
+fn the_end_of_a_blob_waits_until_its_layer_is_listed_if_podman_asks() {
+    let waiting = start_without(0, "", then());
+    assert_eq!(waiting.manifest().send().status, 200);
+    waiting.gate.wait_for(1);
+    // Others wait for nothing, nor does who wants the beginning of it.
+    let whole = waiting.upper_layer().send().body;
+    let docker = waiting.upper_layer().header(DOCKER.0, DOCKER.1).send();
+    assert!(docker.body == whole);
+    let podman = || waiting.upper_layer().header(PODMAN.0, PODMAN.1);
+    let (mut held, mut part) = (podman().open(), podman().range("1000-").open());
+    let mut seen = held.read(whole.len() - END);
+    let mut seen_of_part = part.read(whole.len() - 1000 - END);
+    assert!(!waiting.is_listed(1));
+    waiting.gate.open();
+    seen.extend(held.end().expect("the whole blob").body);
+    assert!(waiting.is_listed(1));
+    assert_eq!(sha256(&seen), waiting.image.layers[1]);
+    seen_of_part.extend(part.end().expect("the rest of the blob").body);
+    assert!(seen_of_part == whole[1000..]);
+}
+
+#[test]
+fn all_blobs_of_a_pull_together_wait_no_longer_than_a_manifest() {
+    let limit = Duration::from_millis(600);
+    let waiting = start_without(0, "hold_timeout = \"600ms\"", then());
+    assert_eq!(waiting.manifest().send().status, 200);
+    waiting.gate.wait_for(1);
+    assert_eq!(waiting.upper_layer().send().status, 200);
+    let wait = || {
+        let started = Instant::now();
+        let podman = waiting.upper_layer().header(PODMAN.0, PODMAN.1);
+        assert_eq!(podman.send().status, 200);
+        started.elapsed()
+    };
+    assert!(wait() >= limit);
+    // The next pull waits anew.
+    let unheld: Vec<Duration> = (0..3).map(|_| wait()).collect();
+    assert!(unheld.iter().any(|waited| *waited < limit), "{unheld:?}");
+    waiting.ends(waiting.manifest().header(PODMAN.0, PODMAN.1).open());
+    assert!(wait() >= limit);
+    assert!(!waiting.is_listed(1));
+    waiting.gate.open();
+}
+
+#[test]
+fn a_layer_that_will_not_come_releases_its_blob() {
+    let waiting = start_without(0, "", then().status(404));
+    assert_eq!(waiting.manifest().send().status, 200);
+    waiting.gate.wait_for(1);
+    let mut held = waiting.upper_layer().header(PODMAN.0, PODMAN.1).open();
+    assert_eq!(held.status, 200);
+    held.read(1000);
+    // The lower layer does not come from upstream.
+    waiting.gate.open();
+    held.end().expect("the whole blob");
+    assert!(!waiting.is_listed(1));
+}
+
+#[test]
+fn a_mirror_that_ends_releases_the_ends_of_blobs() {
+    let mut waiting = start_without(0, "drain_timeout = \"20s\"", then());
+    assert_eq!(waiting.manifest().send().status, 200);
+    waiting.gate.wait_for(1);
+    let mut held = waiting.upper_layer().header(PODMAN.0, PODMAN.1).open();
+    held.read(1000);
+    waiting.mirror.terminate();
+    held.end().expect("the whole blob");
+    waiting.gate.open();
+    waiting.mirror.wait(SOON);
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
-use crate::store::{ChainRecord, Entry, EntryName, LayerPlace, StagedLayer, Store};
+use crate::store::{ChainRecord, Entry, LayerPlace, StagedLayer, Store};
 use crate::unpack::{self, Options, Unpacked, Unsettled};
 
 /// A layer that waits for what is below; dropped before it is published, its directory is removed.
@@ -20,9 +20,6 @@ pub(super) struct Extracted {
     place: Mutex<Place>,
 }
 
-/// Has an entry listed, and returns when that is done or will not be.
-pub(super) type ListFirst<'a> = dyn Fn(&EntryName) + 'a;
-
 /// What a layer is published with.
 #[derive(Clone, Copy)]
 struct Publishing<'a> {
@@ -30,7 +27,6 @@ struct Publishing<'a> {
     place: &'a LayerPlace,
     store: &'a Store,
     options: &'a Options,
-    list: Option<&'a ListFirst<'a>>,
 }
 
 #[derive(Debug)]
@@ -59,14 +55,13 @@ impl Extracted {
 
     /// Publishes it as the top of a stack whose other layers are published: directory, then record. Blocks.
     ///
-    /// `None` if the directory does not suit this stack. `list` is called before the directory has its name.
+    /// `None` if the directory does not suit this stack.
     pub(super) fn publish_as(
         &self,
         link: &ChainLink,
         place: &LayerPlace,
         store: &Store,
         options: &Options,
-        list: Option<&ListFirst<'_>>,
     ) -> Result<Option<ChainRecord>, LayerError> {
         let below = self.below(link, store)?;
         let publishing = Publishing {
@@ -74,7 +69,6 @@ impl Extracted {
             place,
             store,
             options,
-            list,
         };
         let Some(directory) = self.directory(&publishing, &below)? else {
             return Ok(None);
@@ -124,7 +118,6 @@ impl Extracted {
             place,
             store,
             options,
-            list,
         } = *publishing;
         let unsettled = &self.unpacked.unsettled;
         // Locked to the end: a stack that comes second waits, and finds it published.
@@ -146,30 +139,29 @@ impl Extracted {
             is_bound,
         };
         store.dress_layer(&staged, place)?;
-        match list {
-            Some(list) => {
-                let record = self.record(link, directory.clone());
-                let entry = Entry::of_layer(place, &record, store.compression_of(&record.blob)?);
-                store.publish_listed(staged, place, &entry, list)?;
-            }
-            None => drop(store.publish_layer(staged, &link.layer_id)?),
-        }
+        let record = self.record(link, directory.clone());
+        let entry = Entry::of_layer(place, &record, store.compression_of(&record.blob)?);
+        store.publish_dressed(staged, place, &entry)?;
         *current = Place::Published(directory.clone());
         Ok(Some(directory))
     }
 }
 
-/// Publishes a record that names another stack's directory; `false` if that does not suit this one. Blocks.
-pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Result<bool, LayerError> {
+/// Publishes a record that names another stack's directory; `None` if that does not suit this one. Blocks.
+pub(super) fn share(
+    link: &ChainLink,
+    shared: ChainRecord,
+    store: &Store,
+) -> Result<Option<ChainRecord>, LayerError> {
     if shared.root_is_implied && !unpack::suits(&top_below(link, store)?)? {
-        return Ok(false);
+        return Ok(None);
     }
     let record = ChainRecord {
         parent: link.parent.clone(),
         ..shared
     };
     store.publish_chain(&link.chain_id, &record)?;
-    Ok(true)
+    Ok(Some(record))
 }
 
 /// Returns the directory whose root the stack below shows.

@@ -1,21 +1,26 @@
 //! The task of one layer: finds it or has it extracted, and publishes it on its stack.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::extract::{Extraction, Failed, Found};
-use super::extracted::{Extracted, ListFirst, share};
+use super::extracted::{Extracted, share};
 use super::{Image, Layer, LayerError, LayerStage};
 use crate::mirror::Inner;
+use crate::mirror::coming::ComingLayer;
 use crate::oci::{ChainLink, Digest};
 use crate::store::{ChainRecord, EntryName, LayerPlace};
 use crate::telemetry::labels::LayerOutcome;
 
 /// How often a layer is looked for anew, because somebody else's attempt failed or serves another stack.
 const MAX_ATTEMPTS: usize = 4;
+
+/// How long a published layer is waited for until it is listed.
+const LISTING: Duration = Duration::from_secs(10);
 
 /// Whether a layer may be shared with other stacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,18 +61,27 @@ impl LayerTask {
     }
 
     /// Works until the layer is published or has failed; then its blob is in the store or on its way.
-    pub(super) async fn run(self, turn: OwnedSemaphorePermit) {
+    ///
+    /// `coming` is held until it is listed too.
+    pub(super) async fn run(self, turn: OwnedSemaphorePermit, coming: Option<ComingLayer>) {
         let mut turn = Some(turn);
-        let stage = match self.publish(&mut turn).await {
-            Ok(()) => LayerStage::Published,
+        match self.publish(&mut turn).await {
+            Ok(new) => {
+                self.layer().set_stage(LayerStage::Published);
+                if let Some(name) = new {
+                    let listed = self.mirror.image_store.listed(std::slice::from_ref(&name));
+                    // A store that fails is not waited for.
+                    let _ = timeout(LISTING, listed).await;
+                }
+            }
             Err(error) => {
+                drop(coming);
                 if !matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
                     self.fill(turn).await;
                 }
-                LayerStage::Failed(error)
+                self.layer().set_stage(LayerStage::Failed(error));
             }
-        };
-        self.layer().set_stage(stage);
+        }
     }
 
     /// Brings the blob alone into the store: what would have been shared has not been fetched.
@@ -84,10 +98,13 @@ impl LayerTask {
         let _ = self.mirror.fill_blob(repository, blob, turn, |_| ()).await;
     }
 
-    /// Publishes the layer on its stack; keeps the turn while it is looked for.
-    async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
+    /// Publishes the layer on its stack; keeps the turn while it is looked for. Returns the entry of a new directory.
+    async fn publish(
+        &self,
+        turn: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<EntryName>, LayerError> {
         if self.mirror.is_published(&self.link().chain_id).await? {
-            return Ok(());
+            return Ok(None);
         }
         let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
         for _ in 0..MAX_ATTEMPTS {
@@ -104,12 +121,13 @@ impl LayerTask {
             };
             drop(turn.take());
             self.below().await?;
-            let is_published = match found {
+            let published = match found {
                 Found::Shared(record) => self.share(record).await?,
                 Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
             };
-            if is_published {
-                return Ok(());
+            if let Some(record) = published {
+                let own = &self.link().layer_id;
+                return Ok((record.layer_id == *own).then(|| EntryName::Layer(own.clone())));
             }
             for_whom = ForWhom::ThisStack;
         }
@@ -162,54 +180,32 @@ impl LayerTask {
         }
     }
 
-    /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
-    async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
+    /// Publishes a record that names another stack's directory; `None` if that does not suit this one.
+    async fn share(&self, shared: ChainRecord) -> Result<Option<ChainRecord>, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
-        let is_shared = self.told(sharing).await?;
-        if is_shared {
+        let shared = self.told(sharing).await?;
+        if shared.is_some() {
             self.mirror.metrics.layer(LayerOutcome::Shared);
         }
-        Ok(is_shared)
+        Ok(shared)
     }
 
-    /// Publishes what was extracted; `false` if it serves another stack alone.
-    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
+    /// Publishes what was extracted; `None` if it serves another stack alone.
+    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<Option<ChainRecord>, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
-        let (in_thread, runtime, blob) = (place.clone(), Handle::current(), self.digest().clone());
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            let list = |name: &EntryName| runtime.block_on(mirror.image_store.announce(name, &blob));
-            let list_first: Option<&ListFirst<'_>> = mirror.image_store.lists_first().then_some(&list);
-            extracted.publish_as(&link, &in_thread, &mirror.store, &options, list_first)
+            extracted.publish_as(&link, &place, &mirror.store, &options)
         });
-        let Some(record) = self.told(publish).await? else {
-            return Ok(false);
-        };
-        self.mirror.metrics.layer(LayerOutcome::Published);
-        if record.layer_id == place.layer_id {
-            self.list(place, record);
+        let published = self.told(publish).await?;
+        if published.is_some() {
+            self.mirror.metrics.layer(LayerOutcome::Published);
         }
-        Ok(true)
-    }
-
-    /// Has a published layer listed for containers/storage, without waiting for that: who needs it waits.
-    fn list(&self, place: LayerPlace, record: ChainRecord) {
-        let mirror = Arc::clone(&self.mirror);
-        let publishing = mirror.publishing.token();
-        tokio::spawn(async move {
-            let _publishing = publishing;
-            if let Err(error) = mirror.complete_layer(place, record).await {
-                let cause: &dyn std::error::Error = &error;
-                tracing::warn!(
-                    error = cause,
-                    "a published layer is not listed for containers/storage"
-                );
-            }
-        });
+        Ok(published)
     }
 
     /// Waits for a layer's publishing, and tells why it failed.

@@ -139,6 +139,12 @@ impl Image {
         is_extracted && try_join_all(published).await.is_ok()
     }
 
+    /// Tells whether every layer is published by now.
+    pub fn is_published(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.all(|layer| matches!(*layer.stage.borrow(), LayerStage::Published))
+    }
+
     /// Returns what failed: of the config, and then of the layers from the bottom up.
     ///
     /// Not that what lies on a failed layer could not be published.
