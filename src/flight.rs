@@ -1,5 +1,7 @@
 //! Single flight: one leader does the work, everybody else who asks follows it.
 //!
+//! Here it is who leads in this process; in [`claim`], which of the mirrors of a store does.
+//!
 //! [`Flights`] says who leads; what a flight shows to its followers is the
 //! flight's own matter (a fill shows a growing file). [`Questions`] is the
 //! short form, for work that ends in one answer. A flight's states:
@@ -9,11 +11,20 @@
 //!   free. Whoever joins now leads, and so must look first whether the work was
 //!   done in the meantime.
 
+mod beats;
+mod claim;
+mod rule;
+#[cfg(test)]
+mod sim;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+
+pub use beats::Beats;
+pub use claim::{Claim, ClaimKey, Claims, Entered, Failed, Following, IsDone, News, Places, Work};
 
 /// How often an asker leads or follows anew after a question was abandoned (its task panicked).
 const MAX_ABANDONED: usize = 3;

@@ -5,6 +5,7 @@
 
 mod abilities;
 mod bare_dir;
+mod calls;
 mod disk;
 mod error;
 mod kind;
@@ -17,6 +18,7 @@ mod tree;
 
 pub use abilities::{Abilities, Durability};
 pub use bare_dir::BareDir;
+pub use calls::Calls;
 pub use disk::{Disk, Started};
 pub use error::{FsError, FsErrorKind};
 pub use kind::{Kind, Mount, Place};
