@@ -37,6 +37,7 @@ mod manifest;
 mod materialise;
 mod membership;
 mod negative;
+mod peers;
 mod published;
 mod pull;
 mod report;
@@ -84,6 +85,7 @@ use manifest::ManifestMemory;
 use materialise::StackImages;
 use membership::Guards;
 use negative::Negatives;
+use peers::Peers;
 use unreadable::Unreadable;
 
 /// How long a client waits for what only upstream can tell; the question goes on for who asks next.
@@ -129,6 +131,7 @@ struct Inner {
     /// `None` if this mirror extracts no layers.
     extraction: Option<Arc<Extraction>>,
     image_store: ImageStore,
+    peers: Peers,
     /// The images that layers.json has listed whole, and those that somebody waits for.
     listed_images: Cache<(Repository, Digest), Arc<[EntryName]>>,
     listing_images: Questions<(Repository, Digest), ListedImage>,
@@ -154,6 +157,7 @@ impl Mirror {
         let extraction = image::extraction(config.extract.as_ref(), &store);
         let inner = Inner {
             image_store: ImageStore::new(&store),
+            peers: Peers::new(&store, &disk, config.stall_timeout),
             store,
             index,
             upstreams,

@@ -124,6 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     );
     let handle = Handle::new();
     let mirror = app.mirror.clone();
+    mirror.join_peers().await;
     mirror.keep_image_store();
     let drain = Drain {
         handle: handle.clone(),
@@ -155,6 +156,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("blobs that were fetched whole are not published: the store is too slow");
         return Ok(());
     }
+    mirror.leave_peers().await;
     // What is not removed in time is removed by the next start.
     let discarding = tokio::task::spawn_blocking(move || staging.discard_staging());
     if let Ok(Ok(Err(error))) = timeout(LAST_REMOVALS, discarding).await {

@@ -18,6 +18,8 @@
 //!   diffs/<algorithm>/<DiffID hex>/<ChainID>     an empty mark: this chain's layer has that DiffID, and can be shared
 //!   nodes/<node id>/<sequence>                   what a node has in use; the highest sequence counts
 //!   staging/work/<owner>/<random>                work in progress of one process, touched by no other
+//!   staging/claims/<what>/<generation>/          which mirror does what ([`crate::flight::Claims`])
+//!   mirrors/<owner>/                             a mirror that runs, and its beats
 //! ```
 //! (`_` starts no component of a repository's name.) Nothing under a final name is partial or
 //! unverified, and nothing that was published changes. Everything here blocks; callers go through
@@ -50,6 +52,7 @@ pub use node::StatedNode;
 pub use record::{Record, Subject};
 pub use reference::Reference;
 
+use crate::flight::Places;
 use crate::fs::{Abilities, FsError, missing_privileges, probe};
 use format::FormatFile;
 use image_store::ShortNames;
@@ -201,6 +204,22 @@ impl Store {
     /// Fails if the store is open to be read only.
     pub(crate) fn work_dir(&self) -> Result<&Path, FsError> {
         Ok(self.work()?.path())
+    }
+
+    /// Returns the directories in which the mirrors of this store agree, and this process's name in them.
+    ///
+    /// # Errors
+    /// Fails if the store is open to be read only.
+    pub fn places(&self) -> Result<Places, FsError> {
+        let (layout, work) = (self.layout(), self.work()?);
+        let owner = work.path().file_name().unwrap_or_default();
+        Ok(Places {
+            claims: layout.claims(),
+            mirrors: layout.mirrors(),
+            work: layout.work(),
+            // It was made as a text.
+            owner: owner.to_string_lossy().into_owned(),
+        })
     }
 
     /// Returns the id that the store got when it was made.

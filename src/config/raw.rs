@@ -42,6 +42,8 @@ pub(super) struct RawConfig {
     #[serde(deserialize_with = "duration_text")]
     pub(super) store_timeout: Option<String>,
     #[serde(deserialize_with = "duration_text")]
+    pub(super) stall_timeout: Option<String>,
+    #[serde(deserialize_with = "duration_text")]
     pub(super) drain_timeout: Option<String>,
     pub(super) hold_timeout: Option<String>,
     pub(super) htpasswd: Option<PathBuf>,

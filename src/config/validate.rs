@@ -20,6 +20,9 @@ use crate::unpack::Limits;
 /// The endpoint of Docker Hub, whose name in image names is no registry.
 const DOCKER_HUB_ENDPOINT: &str = "https://registry-1.docker.io";
 
+/// Three times as long as between two beats of a mirror.
+const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// The smallest buffer memory: 64 KiB for each of 16 downloads.
 const MIN_BUFFER_MEMORY: u64 = 1 << 20;
 
@@ -66,6 +69,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
         uncached_streams: count("uncached_streams", raw.uncached_streams, default.uncached_streams)?,
         buffer_memory: size("buffer_memory", raw.buffer_memory, default.buffer_memory)?,
         store_timeout: timeout("store_timeout", raw.store_timeout, default.store_timeout)?,
+        stall_timeout: stall_timeout(raw.stall_timeout, default.stall_timeout)?,
         drain_timeout: duration("drain_timeout", raw.drain_timeout, default.drain_timeout)?,
         hold_timeout: duration("hold_timeout", raw.hold_timeout, default.hold_timeout)?,
         htpasswd: path("htpasswd", raw.htpasswd)?,
@@ -111,6 +115,19 @@ fn extract(raw: &RawConfig) -> Result<Option<Extract>, Invalid> {
         },
     };
     Ok(raw.extract.unwrap_or(true).then_some(extract))
+}
+
+/// A mirror beats every two seconds, which others see late on some file systems.
+fn stall_timeout(text: Option<String>, default: Duration) -> Result<Duration, Invalid> {
+    let time = duration("stall_timeout", text, default)?;
+    if time < MIN_STALL_TIMEOUT {
+        let least = humantime::format_duration(MIN_STALL_TIMEOUT);
+        return Err(Invalid::new(
+            "stall_timeout",
+            format!("is less than {least}; mirrors would take each other for dead"),
+        ));
+    }
+    Ok(time)
 }
 
 fn writers(number: usize) -> Result<usize, Invalid> {

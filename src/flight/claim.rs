@@ -348,25 +348,27 @@ impl<C: Calls> Claim<C> {
     }
 
     /// Tells those who wait how many bytes there will be.
-    pub async fn tell_size(&self, bytes: u64) {
-        let name = self.own_dir().join(format!("size@{bytes}"));
-        if let Err(error) = self.claims.inner.calls.make_name(&name).await {
-            tracing::debug!(
-                error = error.full_text(),
-                "the size of what is claimed is not told"
-            );
+    pub fn tell_size(&self, bytes: u64) -> impl Future<Output = ()> + Send + use<C> {
+        let (claims, name) = (self.claims.clone(), self.own_dir().join(format!("size@{bytes}")));
+        async move {
+            if let Err(error) = claims.inner.calls.make_name(&name).await {
+                tracing::debug!(error = error.full_text(), "the size of what is claimed is not told");
+            }
         }
     }
 
     /// Waits until another mirror has taken this one for dead, to follow that one, which may have done the work and cleared
     /// the claims by now. Does not return otherwise.
-    pub async fn overtaken(&self) -> Following<C> {
-        loop {
-            sleep(POLL).await;
-            // What fails here shows where the file is written.
-            let top = self.claims.top_generation(&self.key).await;
-            if top.is_ok_and(|top| top != Some(self.generation)) {
-                return Following::new(&self.claims, &self.key);
+    pub fn overtaken(&self) -> impl Future<Output = Following<C>> + Send + use<C> {
+        let (claims, key, generation) = (self.claims.clone(), self.key.clone(), self.generation);
+        async move {
+            loop {
+                sleep(POLL).await;
+                // What fails here shows where the file is written.
+                let top = claims.top_generation(&key).await;
+                if top.is_ok_and(|top| top != Some(generation)) {
+                    return Following::new(&claims, &key);
+                }
             }
         }
     }

@@ -11,8 +11,6 @@ pub(crate) enum Rule {
     LowerStay,
     /// The time in which one was blocked says nothing of others.
     BlockedIsNotSilent,
-    /// layers.json follows from the entries alone.
-    ListIsDerived,
 }
 
 #[cfg(test)]

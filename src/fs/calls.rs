@@ -2,7 +2,6 @@
 //!
 //! An interface, so that the same code runs over a file system that a test makes hang, lag and reorder.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Disk, FsError, FsErrorKind, StagedFile};
@@ -125,9 +124,4 @@ fn unless_taken(made: Result<(), FsError>) -> Result<bool, FsError> {
         Err(error) if error.kind() == FsErrorKind::Exists => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Makes the error of a call on a name that is not there.
-pub(crate) fn missing(operation: &'static str, path: &Path) -> FsError {
-    FsError::new(operation, path, ErrorKind::NotFound.into())
 }

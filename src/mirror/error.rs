@@ -52,6 +52,7 @@ impl MirrorError {
                     retry_after: Some(*retry_after),
                 }
             }
+            Self::Fill(FillError::Told { class, .. }) => *class,
             Self::Fill(FillError::Unwanted(_) | FillError::Abandoned)
             | Self::StoreFails
             | Self::Slow

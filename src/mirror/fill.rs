@@ -13,6 +13,7 @@
 //! a fill ends. While the store is [suspect](StoreHealth), the permit is taken
 //! before upstream is asked.
 
+mod claim;
 mod patience;
 mod task;
 mod writer;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::MirrorErrorClass;
 use super::window::Window;
 use crate::fs::FsError;
 use crate::index::Member;
@@ -127,6 +129,12 @@ pub enum FillError {
     Crowded { retry_after: Duration },
     #[error("the store takes nothing, and nobody reads the blob")]
     Unwanted(#[source] FsError),
+    #[error("another mirror of the store was told: {text}")]
+    Told {
+        /// What it means to a client.
+        class: MirrorErrorClass,
+        text: String,
+    },
     #[error("the fill was abandoned")]
     Abandoned,
 }

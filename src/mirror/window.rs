@@ -41,10 +41,17 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Lets pieces go to `file`, which is empty.
+    /// Lets pieces go to `file`, which has all that was written before.
     pub(super) fn attach(&mut self, file: Arc<OpenFile>) {
         self.file = Some(file);
         self.store_takes = true;
+    }
+
+    /// Goes on in a file that has all of the first `length` bytes: as many as have been received, or more.
+    pub(super) fn go_on_in(&mut self, file: Arc<OpenFile>, length: u64) {
+        self.pieces.clear();
+        (self.start, self.end, self.written) = (length, length, length);
+        self.attach(file);
     }
 
     /// Shows a file that has all of the blob's bytes.

@@ -103,6 +103,15 @@ impl Store {
         self.work()?.stage()
     }
 
+    /// Creates a file of this process to write a blob into, at the path under which other mirrors look for it
+    /// ([`crate::flight::Claim::file`]).
+    ///
+    /// # Errors
+    /// Any errno.
+    pub fn stage_at(&self, path: PathBuf) -> Result<StagedFile, FsError> {
+        self.work()?.stage_at(path)
+    }
+
     /// Publishes a staged blob under the digest that it was verified to have.
     ///
     /// # Errors

@@ -148,6 +148,8 @@ pub(super) fn make_root(layout: &Layout) -> Result<(), OpenStoreError> {
     // A shared file system has users who may not have what wharf's credentials fetched.
     fs::make_private_dir(layout.root())
         .and_then(|()| fs::make_dirs(&layout.work()))
+        .and_then(|()| fs::make_dirs(&layout.claims()))
+        .and_then(|()| fs::make_dirs(&layout.mirrors()))
         .map_err(|source| unwritable(layout, source))
 }
 

@@ -182,6 +182,16 @@ impl Layout {
         self.node(id).join(format!("{sequence:020}"))
     }
 
+    /// Returns the directory of the claims on what mirrors do.
+    pub(super) fn claims(&self) -> PathBuf {
+        self.root.join("staging").join("claims")
+    }
+
+    /// Returns the directory in which mirrors show themselves.
+    pub(super) fn mirrors(&self) -> PathBuf {
+        self.root.join("mirrors")
+    }
+
     pub(super) fn work(&self) -> PathBuf {
         self.root.join("staging").join("work")
     }

@@ -76,6 +76,17 @@ impl WorkDir {
         self.make(StagedLayer::create)
     }
 
+    /// Creates a staged file at a path in this directory that others know.
+    pub(super) fn stage_at(&self, path: PathBuf) -> Result<StagedFile, FsError> {
+        match StagedFile::create(path.clone()) {
+            Err(error) if error.kind() == FsErrorKind::Missing => {
+                fs::make_dirs(&self.path)?;
+                StagedFile::create(path)
+            }
+            made => made,
+        }
+    }
+
     /// Makes something under a name of its own; the directory too if somebody removed it.
     fn make<T>(&self, make: impl Fn(PathBuf) -> Result<T, FsError>) -> Result<T, FsError> {
         let path = self.path.join(random_name());

@@ -11,12 +11,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::patience::Patience;
 use super::writer::Writer;
 use super::{BUSY_RETRY_AFTER, Fill, FillError, FillKey, Stage, Standing};
-use crate::flight::Leader;
-use crate::fs::{FsError, FsErrorKind};
+use crate::flight::{Claim, Leader};
+use crate::fs::{Disk, FsError, FsErrorKind};
 use crate::mirror::Inner;
 use crate::mirror::buffers::WindowBuffers;
 use crate::mirror::negative::Asked;
 use crate::oci::{Verified, Verifier};
+use crate::store::StoredBlob;
 use crate::telemetry::labels::FillOutcome;
 use crate::telemetry::metrics::Running;
 use crate::upstream::{BlobBody, ResumePoint, Upstream, UpstreamError, UpstreamErrorClass};
@@ -40,7 +41,7 @@ const PUBLISH_LIMIT: Duration = Duration::from_secs(3600);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 /// What is reserved for a blob of unknown size: a block.
-const RESERVED_FOR_UNKNOWN: u64 = 4096;
+pub(super) const RESERVED_FOR_UNKNOWN: u64 = 4096;
 
 /// A fill's task, with all that it works with.
 pub(in crate::mirror) struct FillTask {
@@ -55,13 +56,19 @@ pub(in crate::mirror) struct FillTask {
 }
 
 /// The state of a fill under way.
-struct Flight<'a> {
-    task: &'a FillTask,
-    verifier: Verifier,
+pub(super) struct Flight<'a> {
+    pub(super) task: &'a FillTask,
+    pub(super) verifier: Verifier,
+    /// The blob's size, once all of it has proved right.
+    size: u64,
     /// None once the store has failed.
-    writer: Option<Writer>,
+    pub(super) writer: Option<Writer>,
+    /// Tells other mirrors of the store that this one fills; none if it does so for itself.
+    pub(super) claim: Option<Claim<Disk>>,
+    /// Some of it was written by another mirror.
+    pub(super) has_copied: bool,
     permit: Option<UncachedPermit>,
-    window: WindowBuffers,
+    pub(super) window: WindowBuffers,
     validator: Option<String>,
     patience: Patience,
     told_progress: Instant,
@@ -140,7 +147,10 @@ impl FillTask {
         let mut flight = Flight {
             task: self,
             verifier: Verifier::new(self.fill.digest.clone()),
+            size: 0,
             writer: None,
+            claim: None,
+            has_copied: false,
             permit: None,
             window: self.mirror.buffers.window(),
             validator: None,
@@ -157,13 +167,15 @@ impl FillTask {
         } else if flight.is_there_already().await? {
             return Ok(None);
         }
-        tokio::select! {
-            received = flight.receive() => received?,
-            // It would keep its permit from others until upstream, which may stall, sends the next byte.
-            () = self.fill.deserted() => return Err(FillError::Abandoned),
-        }
-        let size = flight.verifier.seen();
-        let verified = flight.verifier.finish()?;
+        let verified = match flight.fetch().await {
+            Ok(Some(verified)) => verified,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                flight.tell_failure(&error).await;
+                return Err(error);
+            }
+        };
+        let size = flight.size;
         let Fill {
             repository, digest, ..
         } = &*self.fill;
@@ -183,6 +195,9 @@ impl FillTask {
         };
         match self.publish(writer, verified).await {
             Ok(()) => {
+                if let Some(claim) = flight.claim.take() {
+                    claim.done();
+                }
                 self.mirror.health.note_success();
                 self.fill.window().release_written();
                 Ok(Some(FillOutcome::Published))
@@ -238,35 +253,45 @@ impl Flight<'_> {
     /// Looks again, for the blob may have been published before this fill led; stages a file if it was not.
     async fn is_there_already(&mut self) -> Result<bool, FillError> {
         let FillTask { mirror, fill, .. } = self.task;
-        let (store, digest) = (mirror.store.clone(), fill.digest.clone());
-        let path = store.blob_path(&digest);
-        match mirror
-            .disk
-            .run("open", &path, move || store.open_blob(&digest))
-            .await
-        {
+        match self.open_stored().await {
             Ok(Some(blob))
                 if !mirror.unreadable.contains(&fill.digest) && self.may_take(blob.size_bytes).await? =>
             {
-                fill.window().show_whole(blob.file, blob.size_bytes);
-                fill.advance(|progress| {
-                    progress.size_bytes = Some(blob.size_bytes);
-                    progress.received = blob.size_bytes;
-                    progress.stage = Stage::Verified;
-                });
+                self.show(&blob);
                 Ok(true)
             }
             // Published it cannot be a second time.
             Ok(Some(_)) => self.take_permit().map(|()| false),
-            Ok(None) => self.stage().await.map(|()| false),
+            Ok(None) => self.take_turn().await,
             Err(error) => self.go_past_store(error).map(|()| false),
         }
+    }
+
+    pub(super) async fn open_stored(&self) -> Result<Option<StoredBlob>, FsError> {
+        let FillTask { mirror, fill, .. } = self.task;
+        let (store, digest) = (mirror.store.clone(), fill.digest.clone());
+        let path = store.blob_path(&digest);
+        mirror
+            .disk
+            .run("open", &path, move || store.open_blob(&digest))
+            .await
+    }
+
+    /// Ends the fill with a blob that is in the store.
+    pub(super) fn show(&self, blob: &StoredBlob) {
+        let fill = &self.task.fill;
+        fill.window().show_whole(Arc::clone(&blob.file), blob.size_bytes);
+        fill.advance(|progress| {
+            progress.size_bytes = Some(blob.size_bytes);
+            progress.received = blob.size_bytes;
+            progress.stage = Stage::Verified;
+        });
     }
 
     /// Tells whether what is in the store will do.
     ///
     /// Of another size it is damaged, and told so by whoever opened it.
-    async fn may_take(&self, size: u64) -> Result<bool, FillError> {
+    pub(super) async fn may_take(&self, size: u64) -> Result<bool, FillError> {
         let FillTask {
             upstream,
             fill,
@@ -280,7 +305,8 @@ impl Flight<'_> {
         Ok(*standing != Standing::Untrusted && expected_size.is_none_or(|expected| expected == size))
     }
 
-    async fn stage(&mut self) -> Result<(), FillError> {
+    /// Stages a file for this mirror alone.
+    pub(super) async fn stage(&mut self) -> Result<(), FillError> {
         let FillTask {
             mirror,
             fill,
@@ -308,8 +334,9 @@ impl Flight<'_> {
     }
 
     /// Goes on without the store, if somebody wants that and a permit is free.
-    fn go_past_store(&mut self, error: FsError) -> Result<(), FillError> {
-        self.writer = None;
+    pub(super) fn go_past_store(&mut self, error: FsError) -> Result<(), FillError> {
+        // Others are not to wait for what they will not see; whoever fares better takes it.
+        (self.writer, self.claim) = (None, None);
         self.task.store_failed(&error);
         if !self.task.fill.window().has_readers() {
             return Err(FillError::Unwanted(error));
@@ -317,7 +344,7 @@ impl Flight<'_> {
         self.take_permit()
     }
 
-    fn take_permit(&mut self) -> Result<(), FillError> {
+    pub(super) fn take_permit(&mut self) -> Result<(), FillError> {
         if self.permit.is_none() {
             let permit = self.permits().try_acquire_owned();
             let busy = |_| FillError::Busy {
@@ -343,6 +370,30 @@ impl Flight<'_> {
             Ok(Err(_)) | Err(_) => Err(FillError::Busy {
                 retry_after: BUSY_RETRY_AFTER,
             }),
+        }
+    }
+
+    /// Has the whole blob arrive and proves it; `None` if another mirror has brought it into the store.
+    async fn fetch(&mut self) -> Result<Option<Verified>, FillError> {
+        loop {
+            let overtaken = self.overtaken();
+            let fill = &self.task.fill;
+            let following = tokio::select! {
+                received = self.receive() => {
+                    received?;
+                    let verifier = std::mem::replace(&mut self.verifier, Verifier::new(fill.digest.clone()));
+                    self.size = verifier.seen();
+                    return Ok(Some(verifier.finish()?));
+                }
+                following = overtaken => following,
+                // It would keep its permit from others until upstream, which may stall, sends the next byte.
+                () = fill.deserted() => return Err(FillError::Abandoned),
+            };
+            tracing::info!(digest = %fill.digest, "another mirror of the store goes on with the blob: this one was too slow");
+            self.leave_to_other().await?;
+            if self.follow(following).await? {
+                return Ok(None);
+            }
         }
     }
 
@@ -387,6 +438,7 @@ impl Flight<'_> {
         // An upstream that ignores Range sends what is here already once more.
         let mut superfluous = self.verifier.seen().saturating_sub(body.offset());
         self.learn_size(body.size_bytes())?;
+        self.tell_size(fill.size_bytes());
         self.validator = body.validator().map(str::to_owned);
         fill.advance(|progress| progress.stage = Stage::Receiving);
         loop {
@@ -483,7 +535,7 @@ impl Flight<'_> {
     }
 
     /// Holds the size that upstream tells against the manifest's, or against what it told before.
-    fn learn_size(&self, told: Option<u64>) -> Result<(), FillError> {
+    pub(super) fn learn_size(&self, told: Option<u64>) -> Result<(), FillError> {
         let known = self.task.expected_size.or(self.task.fill.size_bytes());
         match (known, told) {
             (Some(expected), Some(actual)) if expected != actual => Err(self.wrong_size(expected, actual)),
@@ -495,7 +547,7 @@ impl Flight<'_> {
         }
     }
 
-    fn learn_least_size(&self, seen: u64) -> Result<(), FillError> {
+    pub(super) fn learn_least_size(&self, seen: u64) -> Result<(), FillError> {
         match self.task.fill.size_bytes() {
             Some(expected) if seen > expected => Err(self.wrong_size(expected, seen)),
             Some(_) | None => Ok(()),
