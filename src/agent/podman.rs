@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::mirrors::Mirrors;
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
-use crate::fs::Disk;
+use crate::fs::{Disk, random_name};
 use crate::local_image_store::{LocalImageStore, OpenError};
 use crate::telemetry::full_text;
 
@@ -123,6 +123,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
     // What the lists carry, by the last mirror that has told something.
     let mut known: Option<ImageStoreAnswer> = None;
     let mut told: Option<ImageStoreAnswer> = None;
+    let agent = random_name();
     loop {
         while !refresh(&mut images).await {
             sleep(AGAIN).await;
@@ -134,6 +135,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
         };
         let asked_at = Instant::now();
         let question = ImageStoreQuestion {
+            agent: agent.clone(),
             have: known.as_ref().map_or(0, |known| known.sequence),
             mirror: known.as_ref().map(|known| known.mirror.clone()),
             wait: WAIT.as_secs(),

@@ -61,9 +61,11 @@ pub(super) struct ImageStore {
     lag: Duration,
     /// When the last one was written.
     written_at: Mutex<Option<Instant>>,
-    /// The nodes that keep a list of their own, by their addresses.
-    nodes: watch::Sender<HashMap<IpAddr, Node>>,
+    /// The nodes that keep a list of their own, by their addresses and agents.
+    nodes: watch::Sender<Nodes>,
 }
+
+type Nodes = HashMap<(IpAddr, String), Node>;
 
 /// A node that keeps a list of its own.
 #[derive(Clone, Copy, Debug)]
@@ -127,16 +129,22 @@ impl ImageStore {
         let _ = sequence.wait_for(|_| self.lists(names)).await;
     }
 
-    /// Waits until the node at this address can see what is listed now.
+    /// Waits until all nodes at this address can see what is listed now; which of them asks is not known.
     ///
-    /// Its own list if it keeps one, and tells; else the store's, which is seen late on some file systems.
+    /// Their own lists if they keep some, and tell; else the store's, which is seen late on some file systems.
     pub(super) async fn seen_by(&self, address: IpAddr) {
         let sequence = *self.sequence.borrow();
         let mut nodes = self.nodes.subscribe();
-        let keeps_a_list = nodes.borrow().get(&address).is_some_and(Node::is_there);
-        if keeps_a_list {
-            let has_it =
-                |nodes: &HashMap<IpAddr, Node>| nodes.get(&address).is_none_or(|node| node.have >= sequence);
+        let are_there = |nodes: &Nodes| {
+            let mut here = nodes.iter().filter(|((of, _), _)| *of == address);
+            here.any(|(_, node)| node.is_there())
+        };
+        let keep_lists = are_there(&nodes.borrow());
+        if keep_lists {
+            let has_it = |nodes: &Nodes| {
+                let mut here = nodes.iter().filter(|((of, _), _)| *of == address);
+                here.all(|(_, node)| node.have >= sequence || !node.is_there())
+            };
             if timeout(NODE_PATIENCE, nodes.wait_for(has_it)).await.is_err() {
                 tracing::warn!(%address, "a node's own list of layers is not brought up to date; its client fetches blobs");
             }
@@ -152,7 +160,7 @@ impl ImageStore {
     async fn news(&self, address: IpAddr, question: &ImageStoreQuestion) -> ImageStoreAnswer {
         let is_ours = question.mirror.as_ref() == Some(&self.process);
         let have = if is_ours { question.have } else { 0 };
-        let _asking = Asking::new(self, address, have);
+        let _asking = Asking::new(self, (address, question.agent.clone()), have);
         let mut sequence = self.sequence.subscribe();
         let wait = Duration::from_secs(question.wait).min(MAX_WAIT);
         let _ = timeout(wait, sequence.wait_for(|sequence| *sequence > have)).await;
@@ -171,17 +179,17 @@ impl ImageStore {
 /// Notes that a node's question waits, as long as it does.
 struct Asking<'a> {
     store: &'a ImageStore,
-    address: IpAddr,
+    who: (IpAddr, String),
 }
 
 impl<'a> Asking<'a> {
-    fn new(store: &'a ImageStore, address: IpAddr, have: u64) -> Self {
+    fn new(store: &'a ImageStore, who: (IpAddr, String), have: u64) -> Self {
         store.nodes.send_modify(|nodes| {
             if nodes.len() >= MAX_NODES {
                 nodes.retain(|_, node| node.is_there());
             }
             let seen_at = Instant::now();
-            let node = nodes.entry(address).or_insert(Node {
+            let node = nodes.entry(who.clone()).or_insert(Node {
                 have,
                 asking: 0,
                 seen_at,
@@ -192,14 +200,14 @@ impl<'a> Asking<'a> {
                 seen_at,
             };
         });
-        Self { store, address }
+        Self { store, who }
     }
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         self.store.nodes.send_modify(|nodes| {
-            if let Some(node) = nodes.get_mut(&self.address) {
+            if let Some(node) = nodes.get_mut(&self.who) {
                 node.asking = node.asking.saturating_sub(1);
                 node.seen_at = Instant::now();
             }
@@ -329,7 +337,13 @@ mod tests {
 
     fn question(have: u64, mirror: Option<&str>, wait: u64) -> ImageStoreQuestion {
         let mirror = mirror.map(str::to_owned);
-        ImageStoreQuestion { have, mirror, wait }
+        let agent = "one".to_owned();
+        ImageStoreQuestion {
+            agent,
+            have,
+            mirror,
+            wait,
+        }
     }
 
     #[tokio::test]
@@ -362,14 +376,31 @@ mod tests {
         assert_eq!(news.await.sequence, 8);
     }
 
+    #[tokio::test]
+    async fn of_two_nodes_with_one_address_both_are_waited_for_as_long_as_they_ask() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = ImageStore::new(&Store::open(dir.path()).unwrap());
+        let ours = list.process.clone();
+        list.sequence.send_replace(1);
+        let other = |have, wait| ImageStoreQuestion {
+            agent: "other".to_owned(),
+            ..question(have, Some(&ours), wait)
+        };
+        list.news(NODE, &question(0, None, 0)).await;
+        list.news(NODE, &other(0, 0)).await;
+        let mut seen = Box::pin(list.seen_by(NODE));
+        list.news(NODE, &question(1, Some(&ours), 0)).await;
+        assert!(futures_util::poll!(&mut seen).is_pending());
+        list.news(NODE, &other(1, 0)).await;
+        seen.await;
+    }
+
     #[test]
     fn what_a_question_says_is_read_as_it_was_written() {
         for asked in [question(0, None, 50), question(7, Some("a&b=c"), 0)] {
             assert_eq!(ImageStoreQuestion::parse(&asked.query()), asked);
         }
-        assert_eq!(
-            ImageStoreQuestion::parse("have=x&wait=-1&more"),
-            question(0, None, 0)
-        );
+        let nonsense = ImageStoreQuestion::parse("have=x&wait=-1&more");
+        assert_eq!((nonsense.have, nonsense.wait), (0, 0));
     }
 }
