@@ -1,8 +1,8 @@
 //! The layers that are to be extracted and listed, by their blobs.
 //!
-//! A client of containers/storage that has read a layer's blob looks the layer up once more by its id, and makes it if it is not
-//! listed. It fails if the directory comes between the two, and nobody can tell it when: so the end of a blob waits for the
-//! layer that is on its way.
+//! A client of containers/storage that has read a layer's blob looks the layer up once more by its id, and makes it if it is
+//! not listed. It fails if the directory comes between the two, and nobody can tell it when: so the end of a blob waits for
+//! the layer that is on its way.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

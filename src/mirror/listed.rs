@@ -35,8 +35,8 @@ pub struct Awaited {
 pub(super) type ListedImage = Option<Arc<[EntryName]>>;
 
 impl Mirror {
-    /// Returns what a client at this address waits for that looks layers up in layers.json; `None` if there is nothing to wait for:
-    /// no image, none that is extracted, or one that is listed.
+    /// Returns what a client at this address waits for that looks layers up in layers.json; `None` if there is nothing to
+    /// wait for: no image, none that is extracted, or one that is listed.
     pub fn listing(
         &self,
         repository: &Repository,
@@ -85,8 +85,8 @@ impl Mirror {
 
     /// Waits until a layer that is to be listed is, or will not be; and until the node at this address can see it.
     ///
-    /// A client of containers/storage makes a layer whose blob it has read, if it does not find it then, and fails if it comes
-    /// at that very moment.
+    /// A client of containers/storage makes a layer whose blob it has read, if it does not find it then, and fails if it
+    /// comes at that very moment.
     pub async fn layer_has_come(self, blob: Digest, address: IpAddr) {
         if self.inner.coming.wait(&blob).await {
             self.inner.image_store.seen_by(address).await;

@@ -9,10 +9,10 @@
 //! layers/overlay-images/{images.json,images.lock}       empty: images are each node's own
 //! layers/entries/<name>                                 one line of the list, or of what will be on it
 //! ```
-//! A layer gets its short name, then its entry, then its directory; `layers.json` follows from the names in `entries`
-//! whose directories are there, and from nothing else, so it can be made again at any time, and by any mirror. Sources: facts/podman.md 1, 2 and 5;
-//! containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image `storage_dest.go`, which
-//! looks a layer up by the digest of its blob, and then by its id.
+//! A layer gets its short name, then its entry, then its directory; `layers.json` follows from the names in `entries` whose
+//! directories are there, and from nothing else, so it can be made again at any time, and by any mirror. Sources:
+//! facts/podman.md 1, 2 and 5; containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image
+//! `storage_dest.go`, which looks a layer up by the digest of its blob, and then by its id.
 
 mod dress;
 mod entry;
