@@ -180,8 +180,8 @@ impl Holds {
         }
     }
 
-    /// Returns what the end of a blob waits for, if this client must not have it while the layer is on its way: until `has_come`,
-    /// and altogether as long as a manifest at most for all blobs of a pull.
+    /// Returns what the end of a blob waits for, if this client must not have it while the layer is on its way: until
+    /// `has_come`, and altogether as long as a manifest at most for all blobs of a pull.
     pub(super) fn blob_end(
         self: &Arc<Self>,
         headers: &HeaderMap,

@@ -3,11 +3,11 @@
 //! ```text
 //! staged ──→ its entry ──→ its directory ──→ chain record ──→ layers.json
 //! ```
-//! layers.json follows from the names of the entries alone, of those whose directories are there. One task of each mirror keeps it: it lists the names, reads
-//! those that it does not know, writes the list by a rename, and lists once more until nothing is missing. A mirror that
-//! was stopped may rename an old list into place late, so each one looks now and then whose list it is, and writes it
-//! again if an entry lacks; the last to look has listed all that was there before. Nothing of this is needed for a right
-//! answer: a layer that is not listed is fetched from the mirror as a blob.
+//! layers.json follows from the names of the entries alone, of those whose directories are there. One task of each
+//! mirror keeps it: it lists the names, reads those that it does not know, writes the list by a rename, and lists once
+//! more until nothing is missing. A mirror that was stopped may rename an old list into place late, so each one looks now
+//! and then whose list it is, and writes it again if an entry lacks; the last to look has listed all that was there
+//! before. Nothing of this is needed for a right answer: a layer that is not listed is fetched from the mirror as a blob.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
+use super::coming::ComingLayer;
 use super::{Inner, Mirror};
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
 use crate::fs::{FileIdentity, FsError, Kind, Mount, random_name};
@@ -59,8 +60,8 @@ pub(super) struct ImageStore {
     sequence: watch::Sender<u64>,
     /// How late nodes see a new list.
     lag: Duration,
-    /// When the last one was written.
-    written_at: Mutex<Option<Instant>>,
+    /// When the last one was written, or another mirror's was found.
+    renewed_at: Mutex<Option<Instant>>,
     /// The nodes that keep a list of their own, by their addresses and agents.
     nodes: watch::Sender<Nodes>,
 }
@@ -105,7 +106,7 @@ impl ImageStore {
             listed: Mutex::default(),
             sequence: watch::Sender::new(0),
             lag,
-            written_at: Mutex::default(),
+            renewed_at: Mutex::default(),
             nodes: watch::Sender::default(),
         }
     }
@@ -150,10 +151,22 @@ impl ImageStore {
             }
             return;
         }
-        let written_at = *self.written_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(written_at) = written_at {
-            tokio::time::sleep_until(written_at + self.lag).await;
+        if let Some(seen_at) = self.seen_at() {
+            sleep_until(seen_at).await;
         }
+    }
+
+    /// Returns when every node sees what is listed now, but for those that keep lists of their own.
+    fn seen_at(&self) -> Option<Instant> {
+        let renewed_at = *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        renewed_at.map(|renewed_at| renewed_at + self.lag)
+    }
+
+    /// Lets those go on that wait for what is listed now.
+    fn show(&self, listed: HashSet<EntryName>) {
+        *self.lock() = listed;
+        *self.renewed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.sequence.send_modify(|sequence| *sequence += 1);
     }
 
     /// Answers a node that keeps a list of its own: as soon as there is more than it has, or when its patience ends.
@@ -263,14 +276,8 @@ impl Inner {
                 break;
             }
             let entries = known.entries.clone();
-            known.seen = self
-                .on_store(move |store| store.write_layer_list(&entries))
-                .await?;
-            *self
-                .image_store
-                .written_at
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            let written = self.on_store(move |store| store.write_layer_list(&entries));
+            known.seen = Some(written.await?);
             self.show(known);
         }
         Ok(())
@@ -322,10 +329,19 @@ impl Inner {
         Ok(lists)
     }
 
-    /// Lets those go on that wait for what is listed now.
+    /// Lets the ends of blobs go on whose layers are listed, or will not be: as soon as every node sees the list.
+    pub(super) fn has_come(&self, coming: impl IntoIterator<Item = ComingLayer> + Send + 'static) {
+        let seen_at = self.image_store.seen_at();
+        if let Some(seen_at) = seen_at.filter(|seen_at| *seen_at > Instant::now()) {
+            tokio::spawn(async move {
+                sleep_until(seen_at).await;
+                drop(coming);
+            });
+        }
+    }
+
     fn show(&self, known: &Known) {
-        *self.image_store.lock() = known.entries.keys().cloned().collect();
-        self.image_store.sequence.send_modify(|sequence| *sequence += 1);
+        self.image_store.show(known.entries.keys().cloned().collect());
     }
 }
 
@@ -393,6 +409,19 @@ mod tests {
         assert!(futures_util::poll!(&mut seen).is_pending());
         list.news(NODE, &other(1, 0)).await;
         seen.await;
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_list_of_its_own_is_waited_for_as_long_as_it_may_see_an_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut list = ImageStore::new(&Store::open(dir.path()).unwrap());
+        list.lag = Duration::from_millis(50);
+        list.seen_by(NODE).await;
+        // Whether this mirror has written it, or has found another's.
+        list.show(HashSet::new());
+        let shown_at = Instant::now();
+        list.seen_by(NODE).await;
+        assert!(shown_at.elapsed() >= Duration::from_millis(45));
     }
 
     #[test]

@@ -7,12 +7,12 @@
 //! layers/overlay-layers/<layer id>.tar-split.gz         how its tar stream is made again
 //! layers/overlay-layers/{layers.json,layers.lock}       the list of layers, and the token by which readers see a new one
 //! layers/overlay-images/{images.json,images.lock}       empty: images are each node's own
-//! layers/entries/<name>                                 one line of the list, of a layer that is complete
+//! layers/entries/<name>                                 one line of the list, or of what will be on it
 //! ```
-//! A layer gets its short name, then its directory, then its entry; `layers.json` follows from the names in `entries`
-//! and from nothing else, so it can be made again at any time, and by any mirror. Sources: facts/podman.md 1, 2 and 5;
-//! containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image `storage_dest.go`, which
-//! looks a layer up by the digest of its blob, and then by its id.
+//! A layer gets its short name, then its entry, then its directory; `layers.json` follows from the names in `entries` whose
+//! directories are there, and from nothing else, so it can be made again at any time, and by any mirror. Sources:
+//! facts/podman.md 1, 2 and 5; containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image
+//! `storage_dest.go`, which looks a layer up by the digest of its blob, and then by its id.
 
 mod dress;
 mod entry;
@@ -121,7 +121,7 @@ impl Store {
     ) -> Result<(), UnpackError> {
         let name = EntryName::Layer(place.layer_id.clone());
         let is_there = self.has_layer(&place.layer_id)?;
-        if is_there && self.has_entry(&name)? {
+        if is_there && self.read_or_remove_entry(&name)?.is_some() {
             return Ok(());
         }
         if !is_there {
@@ -340,7 +340,7 @@ mod tests {
         let (all, before) = (entries(&store), token());
         assert!(!store.lists(&all).unwrap());
         let identity = store.write_layer_list(&all).unwrap();
-        assert!(identity.is_some() && store.layer_list_identity().unwrap() == identity);
+        assert_eq!(store.layer_list_identity().unwrap(), Some(identity));
         assert!(store.lists(&all).unwrap());
         assert!(before.len() == 64 && token().len() == 64 && token() != before);
         let list = std::fs::read(store.layout().layer_list()).unwrap();
@@ -350,7 +350,7 @@ mod tests {
         let path = dir.path().join("layers/entries").join(names[0].to_string());
         std::fs::write(&path, "{").unwrap();
         assert_eq!(store.read_entry(&names[0]).unwrap_err().operation(), "decode");
-        assert_eq!(entries(&store).len(), 1);
+        // Also who completes the layer finds it damaged.
         complete(&store, &links, 0, &links[0].layer_id);
         assert_eq!(entries(&store).len(), 2);
         std::fs::write(store.layout().layer_list(), "[{").unwrap();

@@ -55,14 +55,14 @@ impl Extracted {
 
     /// Publishes it as the top of a stack whose other layers are published: directory, then record. Blocks.
     ///
-    /// `None` if the directory does not suit this stack.
+    /// `false` if the directory does not suit this stack.
     pub(super) fn publish_as(
         &self,
         link: &ChainLink,
         place: &LayerPlace,
         store: &Store,
         options: &Options,
-    ) -> Result<Option<ChainRecord>, LayerError> {
+    ) -> Result<bool, LayerError> {
         let below = self.below(link, store)?;
         let publishing = Publishing {
             link,
@@ -71,11 +71,10 @@ impl Extracted {
             options,
         };
         let Some(directory) = self.directory(&publishing, &below)? else {
-            return Ok(None);
+            return Ok(false);
         };
-        let record = self.record(link, directory);
-        store.publish_chain(&link.chain_id, &record)?;
-        Ok(Some(record))
+        store.publish_chain(&link.chain_id, &self.record(link, directory))?;
+        Ok(true)
     }
 
     fn record(&self, link: &ChainLink, directory: Directory) -> ChainRecord {
@@ -147,21 +146,17 @@ impl Extracted {
     }
 }
 
-/// Publishes a record that names another stack's directory; `None` if that does not suit this one. Blocks.
-pub(super) fn share(
-    link: &ChainLink,
-    shared: ChainRecord,
-    store: &Store,
-) -> Result<Option<ChainRecord>, LayerError> {
+/// Publishes a record that names another stack's directory; `false` if that does not suit this one. Blocks.
+pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Result<bool, LayerError> {
     if shared.root_is_implied && !unpack::suits(&top_below(link, store)?)? {
-        return Ok(None);
+        return Ok(false);
     }
     let record = ChainRecord {
         parent: link.parent.clone(),
         ..shared
     };
     store.publish_chain(&link.chain_id, &record)?;
-    Ok(Some(record))
+    Ok(true)
 }
 
 /// Returns the directory whose root the stack below shows.
