@@ -1,26 +1,34 @@
 //! Keeps the store's layers.json, and tells when it lists a layer.
 //!
 //! ```text
-//! staged ──→ its entry ──→ its directory ──→ chain record ──→ layers.json
+//! staged ──→ its entry ──→ layers.json ──→ its directory ──→ chain record     where all nodes see a new list at once
+//! staged ──→ its entry ──→ its directory ──→ chain record ──→ layers.json     elsewhere; nodes keep lists of their own
 //! ```
-//! layers.json follows from the names of the entries alone, of those whose directories are there. One task of each
-//! mirror keeps it: it lists the names, reads those that it does not know, writes the list by a rename, and lists once
-//! more until nothing is missing. A mirror that was stopped may rename an old list into place late, so each one looks now
+//! A directory that is there and not listed is the worst of all: a Podman that makes the layer itself takes it for what a
+//! killed process has left, cannot remove it, and from then on fails whatever it is told. One that is listed and not there
+//! yet makes a container fail to start, for a moment.
+//!
+//! layers.json follows from the names of the entries alone; of one without a directory, it is forgotten after a while. One
+//! task of each mirror keeps it: it lists the names, reads those that it does not know, writes the list by a rename, and
+//! lists once more until nothing is missing. A mirror that was stopped may rename an old list into place late, so each one looks now
 //! and then whose list it is, and writes it again if an entry lacks; the last to look has listed all that was there
 //! before. Nothing of this is needed for a right answer: a layer that is not listed is fetched from the mirror as a blob.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::coming::ComingLayer;
 use super::{Inner, Mirror};
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
 use crate::fs::{FileIdentity, FsError, Kind, Mount, random_name};
+use crate::oci::Digest;
 use crate::store::{EntryName, EntryTexts, Store};
 
 /// How often it is looked whether the list is still the one that this mirror knows.
@@ -44,6 +52,20 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How many nodes are remembered before those that have left are forgotten.
 const MAX_NODES: usize = 4096;
 
+/// How long an entry is listed whose directory is not there: its mirror is about to give it its name, or has died.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How long a layer waits to be listed before it is published all the same.
+const ANNOUNCEMENT: Duration = Duration::from_secs(2);
+
+/// How long a layer has been listed before it is there, if somebody has fetched its blob who may make it: it may have been
+/// looked for just before, and must not come until it has been made then.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Of how many blobs it is remembered that such a client fetched them, and for how long.
+const MAX_FETCHED: usize = 4096;
+const FETCH: Duration = Duration::from_secs(600);
+
 /// How long a node is waited for that keeps a list of its own, until its list has what the store's has.
 const NODE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,6 +78,10 @@ pub(super) struct ImageStore {
     process: String,
     wanted: Notify,
     listed: Mutex<HashSet<EntryName>>,
+    /// The blobs that clients of containers/storage fetch, and since when.
+    fetched: Cache<Digest, Instant>,
+    /// The list could not be brought up to date.
+    fails: AtomicBool,
     /// Counts the lists that this process has seen to be whole.
     sequence: watch::Sender<u64>,
     /// How late nodes see a new list.
@@ -88,9 +114,27 @@ impl Node {
 #[derive(Default)]
 struct Known {
     entries: EntryTexts,
+    /// Those of the names whose directories have not been seen, and since when.
+    unconfirmed: HashMap<EntryName, Instant>,
     /// The file that was seen to list just these.
     seen: Option<FileIdentity>,
     is_prepared: bool,
+}
+
+impl Known {
+    /// Takes an entry, and tells whether that changes the list.
+    fn take(&mut self, name: EntryName, text: Arc<str>, is_there: bool) -> bool {
+        if is_there {
+            self.unconfirmed.remove(&name);
+            return self.entries.insert(name, text).is_none();
+        }
+        let since = *self.unconfirmed.entry(name.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < GRACE {
+            self.entries.insert(name, text).is_none()
+        } else {
+            self.entries.remove(&name).is_some()
+        }
+    }
 }
 
 impl ImageStore {
@@ -104,6 +148,8 @@ impl ImageStore {
             process: random_name(),
             wanted: Notify::new(),
             listed: Mutex::default(),
+            fetched: Cache::new(MAX_FETCHED),
+            fails: AtomicBool::new(false),
             sequence: watch::Sender::new(0),
             lag,
             renewed_at: Mutex::default(),
@@ -114,6 +160,29 @@ impl ImageStore {
     /// Has the list brought up to date soon.
     pub(super) fn want(&self) {
         self.wanted.notify_one();
+    }
+
+    /// Tells whether a layer is to be listed before its directory has its name: where other nodes see both at once.
+    pub(super) fn lists_first(&self) -> bool {
+        self.lag.is_zero()
+    }
+
+    /// Has a layer listed whose directory is about to get its name; waits until it is, or will not be soon.
+    pub(super) async fn announce(&self, name: &EntryName, blob: &Digest) {
+        if self.fails.load(Ordering::Relaxed) {
+            return;
+        }
+        // Agents' nodes do not need the list, and are not to wait for it.
+        let _ = timeout(ANNOUNCEMENT, self.listed(std::slice::from_ref(name))).await;
+        let fetched = self.fetched.get(blob);
+        if fetched.is_some_and(|since| since.elapsed() < FETCH) {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Notes that a client of containers/storage fetches a blob.
+    pub(super) fn note_fetch(&self, blob: &Digest) {
+        self.fetched.insert(blob.clone(), Instant::now());
     }
 
     /// Tells whether all these are listed, as far as this process knows.
@@ -245,15 +314,21 @@ fn lag_of(kind: &Kind) -> Duration {
 }
 
 impl Inner {
+    /// Has a layer listed before its directory gets its name, where that is the order.
+    pub(super) async fn list_first(&self, name: &EntryName, blob: &Digest) {
+        if self.image_store.lists_first() {
+            self.image_store.announce(name, blob).await;
+        }
+    }
+
     /// Keeps layers.json as long as the process lives.
     pub(super) async fn keep_image_store(self: Arc<Self>) {
         let mut known = Known::default();
         loop {
             // Why is in the log.
-            let pause = match self.refresh(&mut known).await {
-                Ok(()) => INTERVAL,
-                Err(_) => RETRY,
-            };
+            let fails = self.refresh(&mut known).await.is_err();
+            self.image_store.fails.store(fails, Ordering::Relaxed);
+            let pause = if fails { RETRY } else { INTERVAL };
             let _ = timeout(pause, self.image_store.wanted.notified()).await;
         }
     }
@@ -289,27 +364,25 @@ impl Inner {
         let before = known.entries.len();
         known.entries.retain(|name, _| names.contains(name));
         let mut changed = known.entries.len() < before;
-        let new: Vec<EntryName> = names
-            .into_iter()
-            .filter(|name| !known.entries.contains_key(name))
-            .collect();
-        for part in new.chunks(READ_AT_ONCE) {
+        known.unconfirmed.retain(|name, _| names.contains(name));
+        let is_open =
+            |name: &EntryName| !known.entries.contains_key(name) || known.unconfirmed.contains_key(name);
+        let open: Vec<EntryName> = names.into_iter().filter(is_open).collect();
+        for part in open.chunks(READ_AT_ONCE) {
             let part = part.to_vec();
             let read = move |store: &Store| {
                 let mut found = Vec::new();
                 for name in part {
-                    // Its mirror is about to publish it, and wants the list then; or it has died.
-                    if store.is_complete(&name)?
-                        && let Some(text) = store.read_or_remove_entry(&name)?
-                    {
-                        found.push((name, text));
+                    let is_there = store.is_complete(&name)?;
+                    if let Some(text) = store.read_or_remove_entry(&name)? {
+                        found.push((name, text, is_there));
                     }
                 }
                 Ok(found)
             };
-            let found = self.on_store(read).await?;
-            changed |= !found.is_empty();
-            known.entries.extend(found);
+            for (name, text, is_there) in self.on_store(read).await? {
+                changed |= known.take(name, text, is_there);
+            }
         }
         Ok(changed)
     }

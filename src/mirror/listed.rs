@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::image::{Image, LayerError};
@@ -81,6 +82,11 @@ impl Mirror {
             .collect();
         let ready = Box::pin(async move { image.published().await });
         Some(Awaited { layers, ready })
+    }
+
+    /// Notes that a client of containers/storage fetches a blob, and may be about to make a layer of it.
+    pub fn note_image_store_fetch(&self, blob: &Digest) {
+        self.inner.image_store.note_fetch(blob);
     }
 
     /// Waits until a layer that is to be listed is, or will not be; and until the node at this address can see it.
@@ -207,10 +213,12 @@ impl Inner {
         let _turn = extraction.turn().await?;
         let (store, options) = (self.store.clone(), extraction.options.clone());
         // Not under the deadline of one call: there may be many files to link.
+        let (inner, runtime) = (Arc::clone(self), Handle::current());
         let completing = tokio::task::spawn_blocking(move || {
             let compression = store.compression_of(&record.blob)?;
             let entry = Entry::of_layer(&place, &record, compression);
-            store.complete_layer(&place, &entry, &record, &options)
+            let list = |name: &EntryName| runtime.block_on(inner.list_first(name, &record.blob));
+            store.complete_layer(&place, &entry, &record, &options, &list)
         });
         Ok(completing.await??)
     }

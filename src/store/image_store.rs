@@ -58,6 +58,9 @@ impl LayerPlace {
     }
 }
 
+/// Has an entry listed whose directory is about to get its name, if that is to be first; returns when it is, or will not be.
+pub type ListFirst<'a> = dyn Fn(&EntryName) + 'a;
+
 impl Store {
     /// Makes what containers/storage wants of the store before there is a layer; what is there stays.
     ///
@@ -91,19 +94,34 @@ impl Store {
         self.dress(staged.path(), place)
     }
 
-    /// Writes the entry of a dressed layer, and then gives the directory its name: so whoever lists entries later finds it,
-    /// also if this process dies in between.
+    /// Writes the entry of a dressed layer, has it listed by `list` if that is to be first, and then gives the directory
+    /// its name: so whoever lists entries later finds it, also if this process dies in between.
     ///
     /// # Errors
-    /// Any errno; the entry stays, and is not listed as long as there is no directory.
+    /// Any errno; the entry is removed then, unless somebody else has published the layer.
     pub fn publish_dressed(
         &self,
         staged: StagedLayer,
         place: &LayerPlace,
         entry: &Entry,
+        list: &ListFirst<'_>,
     ) -> Result<Published, FsError> {
-        self.write_entry(&EntryName::Layer(place.layer_id.clone()), entry)?;
-        self.publish_layer(staged, &place.layer_id)
+        let name = EntryName::Layer(place.layer_id.clone());
+        self.write_entry(&name, entry)?;
+        list(&name);
+        self.publish_layer(staged, &place.layer_id).inspect_err(|_| {
+            let forget = || match self.has_layer(&place.layer_id)? {
+                true => Ok(()),
+                false => self.forget_layer(&place.layer_id),
+            };
+            if let Err(error) = forget() {
+                let error = error.full_text();
+                tracing::warn!(
+                    error,
+                    "the entry of a layer that is not published stays for a while"
+                );
+            }
+        })
     }
 
     /// Completes a layer whose chain record is published, and writes its entry; what is there stays.
@@ -118,6 +136,7 @@ impl Store {
         entry: &Entry,
         record: &ChainRecord,
         options: &Options,
+        list: &ListFirst<'_>,
     ) -> Result<(), UnpackError> {
         let name = EntryName::Layer(place.layer_id.clone());
         let is_there = self.has_layer(&place.layer_id)?;
@@ -129,7 +148,7 @@ impl Store {
             unpack::share(&self.layer_path(&record.layer_id), &staged.diff(), options)?;
             self.dress_layer(&staged, place)?;
             self.share_tar_split(&record.layer_id, &place.layer_id)?;
-            self.publish_dressed(staged, place, entry)?;
+            self.publish_dressed(staged, place, entry, list)?;
             return Ok(());
         }
         // A layer that an earlier version published, or whose publisher died half-way.
@@ -261,7 +280,9 @@ mod tests {
         let place = LayerPlace::of(links, index);
         let record = record(&links[index], directory);
         let entry = Entry::of_layer(&place, &record, Compression::Gzip);
-        store.complete_layer(&place, &entry, &record, &options()).unwrap();
+        store
+            .complete_layer(&place, &entry, &record, &options(), &|_| ())
+            .unwrap();
         EntryName::Layer(place.layer_id)
     }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -281,29 +281,6 @@ fn a_layer_is_found_by_its_blob_also_if_a_mirror_that_died_had_another_of_it() {
         assert!(list.contains(layer.as_str()), "{layer}: {list}");
     }
     assert_eq!(waiting.upstream.blob_gets(&waiting.image.layers[0]), 1);
-}
-
-#[test]
-fn all_blobs_of_a_pull_together_wait_no_longer_than_a_manifest() {
-    let limit = Duration::from_millis(600);
-    let waiting = start_without(0, "hold_timeout = \"600ms\"", then());
-    assert_eq!(waiting.manifest().send().status, 200);
-    waiting.gate.wait_for(1);
-    assert_eq!(waiting.upper_layer().send().status, 200);
-    let wait = || {
-        let started = Instant::now();
-        let podman = waiting.upper_layer().header(PODMAN.0, PODMAN.1);
-        assert_eq!(podman.send().status, 200);
-        started.elapsed()
-    };
-    assert!(wait() >= limit);
-    // The next pull waits anew.
-    let unheld: Vec<Duration> = (0..3).map(|_| wait()).collect();
-    assert!(unheld.iter().any(|waited| *waited < limit), "{unheld:?}");
-    waiting.ends(waiting.manifest().header(PODMAN.0, PODMAN.1).open());
-    assert!(wait() >= limit);
-    assert!(!waiting.is_listed(1));
-    waiting.gate.open();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
-use crate::store::{ChainRecord, Entry, LayerPlace, StagedLayer, Store};
+use crate::store::{ChainRecord, Entry, LayerPlace, ListFirst, StagedLayer, Store};
 use crate::unpack::{self, Options, Unpacked, Unsettled};
 
 /// A layer that waits for what is below; dropped before it is published, its directory is removed.
@@ -27,6 +27,7 @@ struct Publishing<'a> {
     place: &'a LayerPlace,
     store: &'a Store,
     options: &'a Options,
+    list: &'a ListFirst<'a>,
 }
 
 #[derive(Debug)]
@@ -62,6 +63,7 @@ impl Extracted {
         place: &LayerPlace,
         store: &Store,
         options: &Options,
+        list: &ListFirst<'_>,
     ) -> Result<bool, LayerError> {
         let below = self.below(link, store)?;
         let publishing = Publishing {
@@ -69,6 +71,7 @@ impl Extracted {
             place,
             store,
             options,
+            list,
         };
         let Some(directory) = self.directory(&publishing, &below)? else {
             return Ok(false);
@@ -117,6 +120,7 @@ impl Extracted {
             place,
             store,
             options,
+            list,
         } = *publishing;
         let unsettled = &self.unpacked.unsettled;
         // Locked to the end: a stack that comes second waits, and finds it published.
@@ -140,7 +144,7 @@ impl Extracted {
         store.dress_layer(&staged, place)?;
         let record = self.record(link, directory.clone());
         let entry = Entry::of_layer(place, &record, store.compression_of(&record.blob)?);
-        store.publish_dressed(staged, place, &entry)?;
+        store.publish_dressed(staged, place, &entry, list)?;
         *current = Place::Published(directory.clone());
         Ok(Some(directory))
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -207,9 +208,11 @@ impl LayerTask {
         let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
+        let (runtime, blob) = (Handle::current(), self.digest().clone());
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            extracted.publish_as(&link, &place, &mirror.store, &options)
+            let list = |name: &EntryName| runtime.block_on(mirror.list_first(name, &blob));
+            extracted.publish_as(&link, &place, &mirror.store, &options, &list)
         });
         let is_published = self.told(publish).await?;
         if is_published {
