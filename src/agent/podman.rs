@@ -237,8 +237,8 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (notes, of_mirror) = (Arc::clone(&seen), place.clone());
         let mirror = ScriptedMirror::start(move |count, request, _| {
-            let query = request.uri.query().unwrap_or_default().to_owned();
-            notes.lock().unwrap().push((query, listed(&of_mirror.dir)));
+            let question = ImageStoreQuestion::parse(request.uri.query().unwrap_or_default());
+            notes.lock().unwrap().push((question, listed(&of_mirror.dir)));
             match LAYERS.get(count) {
                 Some(digit) => {
                     publish(&of_mirror.store, digit);
@@ -257,12 +257,24 @@ mod tests {
             sleep(Duration::from_millis(10)).await;
         }
         keeping.abort();
-        let expected = [
-            ("have=0&wait=50".to_owned(), 0),
-            ("have=1&mirror=m1&wait=50".to_owned(), 1),
-            ("have=2&mirror=m1&wait=50".to_owned(), 2),
-        ];
-        assert_eq!(*seen.lock().unwrap(), expected);
+        let seen = seen.lock().unwrap();
+        for (count, (question, listed)) in seen.iter().enumerate() {
+            let have = count as u64;
+            let mirror = (have > 0).then(|| "m1".to_owned());
+            let agent = seen[0].0.agent.clone();
+            let wait = WAIT.as_secs();
+            assert_eq!(
+                *question,
+                ImageStoreQuestion {
+                    agent,
+                    have,
+                    mirror,
+                    wait
+                }
+            );
+            assert_eq!(*listed, count);
+        }
+        assert!(!seen[0].0.agent.is_empty());
     }
 
     #[tokio::test]
@@ -272,8 +284,8 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&seen);
         let mirror = ScriptedMirror::start(move |count, request, _| {
-            let query = request.uri.query().unwrap_or_default().to_owned();
-            notes.lock().unwrap().push((query, Instant::now()));
+            let question = ImageStoreQuestion::parse(request.uri.query().unwrap_or_default());
+            notes.lock().unwrap().push((question, Instant::now()));
             std::fs::write(&broken, "{").unwrap();
             match count {
                 0 => r#"{"sequence": 1, "mirror": "m1"}"#.into_response(),
@@ -292,7 +304,7 @@ mod tests {
         }
         keeping.abort();
         let seen = seen.lock().unwrap();
-        assert_eq!(seen[1].0, "have=1&mirror=m1&wait=50");
+        assert_eq!((seen[1].0.have, seen[1].0.mirror.as_deref()), (1, Some("m1")));
         assert!(seen[1].1 - seen[0].1 >= AGAIN, "it is tried again first");
     }
 }
