@@ -166,9 +166,11 @@ pub struct NodeAnswer {
 /// Asks for the news of the store's image store (`layers/entries/`), and tells how far this node's lists are.
 ///
 /// A node that asks has lists of its own, and does not read the store's `layers.json`: a manifest that is held
-/// for the address which asks may go once `have` covers its layers.
+/// for the address which asks may go once `have` covers its layers, of all who ask from there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageStoreQuestion {
+    /// Who asks: random, another one after each start of an agent. Several nodes may have one address.
+    pub agent: String,
     /// Everything up to this number is in the node's lists; 0 if nothing is known to be.
     pub have: u64,
     /// Which mirror process counted that; to every other one `have` means 0. `None` before the first answer.
@@ -193,12 +195,14 @@ impl ImageStoreQuestion {
     /// Reads the query of a request's URI; what makes no sense counts as not said.
     pub fn parse(query: &str) -> Self {
         let mut question = Self {
+            agent: String::new(),
             have: 0,
             mirror: None,
             wait: 0,
         };
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
+                "agent" => question.agent = value.into_owned(),
                 "have" => question.have = value.parse().unwrap_or_default(),
                 "wait" => question.wait = value.parse().unwrap_or_default(),
                 "mirror" => question.mirror = Some(value.into_owned()),
@@ -211,6 +215,7 @@ impl ImageStoreQuestion {
     /// Returns the query of the request's URI.
     pub fn query(&self) -> String {
         let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("agent", &self.agent);
         query.append_pair("have", &self.have.to_string());
         if let Some(mirror) = &self.mirror {
             query.append_pair("mirror", mirror);

@@ -65,7 +65,7 @@ pub struct Config {
     /// How long requests under way may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// How long the manifest of an image is held at most until its layers are extracted, for clients that read
-    /// them from the store; and then the ends of its blobs, for those that would make the layers themselves.
+    /// them from the store.
     pub hold_timeout: Duration,
     /// Users and bcrypt hashes of those who may ask; everyone may if not set.
     pub htpasswd: Option<PathBuf>,

@@ -258,17 +258,23 @@ pub struct FileIdentity {
     modified: (i64, i64),
 }
 
+impl FileIdentity {
+    fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
 /// Returns which file has a name; `None` if none has.
 ///
 /// # Errors
 /// Any errno but ENOENT.
 pub fn identity(path: &Path) -> Result<Option<FileIdentity>, FsError> {
     match std::fs::metadata(path) {
-        Ok(metadata) => Ok(Some(FileIdentity {
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })),
+        Ok(metadata) => Ok(Some(FileIdentity::of(&metadata))),
         Err(source) => missing_as_none(FsError::new("stat", path, source)),
     }
 }

@@ -159,7 +159,7 @@ async fn dispatch(
         }
         Route::Blob { scope, digest } => {
             if request.method == Method::GET {
-                app.holds.note_blob(&request.headers, address, digest);
+                app.holds.note_blob(mirror, &request.headers, address, digest);
             }
             let has_come = mirror.clone().layer_has_come(digest.clone(), address);
             let end = app.holds.blob_end(&request.headers, address, has_come);

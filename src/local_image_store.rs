@@ -14,11 +14,11 @@
 //!   overlay-layers/<layer id>.tar-split.gz -> <store>/layers/overlay-layers/…
 //!   overlay-images/{images.json,images.lock}         no image: they are pulled, and found to be there
 //! ```
-//! One process at a time keeps a directory, by a lock on it. An entry's file never changes, so it is read
-//! once; after a start those of the list that is there count as read. A layer that is there and not listed makes
-//! pulls fail (containers/storage takes it for what a killed process has left), so it gets its links after that; its
-//! directory is then there. The list follows the store: what is no longer named there goes. But a store that is not there says
-//! nothing, and everything stays.
+//! One process at a time keeps a directory, by a lock on it. An entry's file never changes, so it is read once; after a
+//! start those of the list that is there count as read. A layer that is there and not listed makes pulls fail
+//! (containers/storage takes it for what a killed process has left), so it gets its links after that; its directory is then
+//! there. The list follows the store: what is no longer named there goes. But a store that is not there says nothing, and
+//! everything stays.
 //!
 //! Leaves to others: when the store has something new ([`crate::agent`]).
 
@@ -103,12 +103,19 @@ pub enum RefreshError {
 pub struct Refreshed {
     /// How many layers and aliases the list has.
     pub entries: usize,
-    /// How many are named in the store and cannot be read.
+    /// How many are named in the store and cannot be read, or have no directory yet.
     pub unreadable: usize,
     /// Whether the list was written anew.
     pub is_changed: bool,
     /// Whether every entry was read or could not be the last time either: file systems err for a moment.
     pub is_settled: bool,
+}
+
+/// Why an entry is not listed.
+enum Unlisted {
+    /// Its mirror is about to give the directory its name, or has died before.
+    NotThere,
+    Unreadable(String),
 }
 
 /// Whose entry a text is.
@@ -196,7 +203,7 @@ impl LocalImageStore {
     }
 
     /// Reads entries, and returns those that can be with the reasons why others cannot.
-    async fn read(&self, names: Vec<EntryName>) -> (EntryTexts, BTreeMap<EntryName, String>) {
+    async fn read(&self, names: Vec<EntryName>) -> (EntryTexts, BTreeMap<EntryName, Unlisted>) {
         let chunks = names.chunks(ENTRIES_A_CALL).map(<[EntryName]>::to_vec);
         let calls = chunks.map(|chunk| self.read_chunk(chunk));
         let chunks: Vec<_> = stream::iter(calls.collect::<Vec<_>>())
@@ -213,19 +220,19 @@ impl LocalImageStore {
         (read, unreadable)
     }
 
-    async fn read_chunk(&self, names: Vec<EntryName>) -> Vec<(EntryName, Result<Arc<str>, String>)> {
+    async fn read_chunk(&self, names: Vec<EntryName>) -> Vec<(EntryName, Result<Arc<str>, Unlisted>)> {
         let (root, wanted) = (self.store.clone(), names.clone());
         let asked = self.disk.run("read layers of", &self.store, move || {
             let opened = Store::open_read_only(&root);
             let read = |name: &EntryName| {
-                let store = opened.as_ref().map_err(|error| full_text(error))?;
-                match store.read_entry(name) {
-                    Ok(Some(_)) if !store.is_complete(name).map_err(|error| error.full_text())? => {
-                        Err("its directory is not there yet".to_owned())
-                    }
-                    Ok(Some(text)) => Ok(text),
-                    Ok(None) => Err("its file is gone".to_owned()),
-                    Err(error) => Err(error.full_text()),
+                let unreadable = |error: FsError| Unlisted::Unreadable(error.full_text());
+                let store = opened
+                    .as_ref()
+                    .map_err(|error| Unlisted::Unreadable(full_text(error)))?;
+                match store.read_entry(name).map_err(unreadable)? {
+                    Some(_) if !store.is_complete(name).map_err(unreadable)? => Err(Unlisted::NotThere),
+                    Some(text) => Ok(text),
+                    None => Err(Unlisted::Unreadable("its file is gone".to_owned())),
                 }
             };
             Ok(wanted.iter().map(read).collect::<Vec<_>>())
@@ -234,7 +241,8 @@ impl LocalImageStore {
             Ok(read) => names.into_iter().zip(read).collect(),
             Err(error) => {
                 let why = error.full_text();
-                names.into_iter().map(|name| (name, Err(why.clone()))).collect()
+                let unreadable = |name| (name, Err(Unlisted::Unreadable(why.clone())));
+                names.into_iter().map(unreadable).collect()
             }
         }
     }
@@ -268,9 +276,11 @@ impl LocalImageStore {
         self.told_away = error.is_some();
     }
 
-    fn tell_unreadable(&mut self, unreadable: &BTreeMap<EntryName, String>) {
-        let new = |(name, _): &(&EntryName, &String)| !self.told_unreadable.contains(*name);
-        let mut untold = unreadable.iter().filter(new);
+    fn tell_unreadable(&mut self, unreadable: &BTreeMap<EntryName, Unlisted>) {
+        let mut untold = unreadable.iter().filter_map(|(name, why)| match why {
+            Unlisted::Unreadable(why) if !self.told_unreadable.contains(name) => Some((name, why)),
+            Unlisted::Unreadable(_) | Unlisted::NotThere => None,
+        });
         if let Some((name, why)) = untold.next() {
             tracing::warn!(
                 entry = %name, why, others = untold.count(),

@@ -46,7 +46,7 @@ use std::thread::JoinHandle;
 pub use blob::StoredBlob;
 pub use chain::{ChainRecord, StackError};
 pub use format::OpenStoreError;
-pub use image_store::{Entry, EntryName, EntryTexts, LayerPlace, layer_list};
+pub use image_store::{Entry, EntryName, EntryTexts, LayerPlace, ListFirst, layer_list};
 pub use layer::StagedLayer;
 pub use node::StatedNode;
 pub use record::{Record, Subject};

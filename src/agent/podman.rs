@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::mirrors::Mirrors;
 use crate::api::{ImageStoreAnswer, ImageStoreQuestion};
-use crate::fs::Disk;
+use crate::fs::{Disk, random_name};
 use crate::local_image_store::{LocalImageStore, OpenError};
 use crate::telemetry::full_text;
 
@@ -123,6 +123,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
     // What the lists carry, by the last mirror that has told something.
     let mut known: Option<ImageStoreAnswer> = None;
     let mut told: Option<ImageStoreAnswer> = None;
+    let agent = random_name();
     loop {
         while !refresh(&mut images).await {
             sleep(AGAIN).await;
@@ -134,6 +135,7 @@ pub(super) async fn keep(mut keeper: Keeper, mirrors: Option<Mirrors>) {
         };
         let asked_at = Instant::now();
         let question = ImageStoreQuestion {
+            agent: agent.clone(),
             have: known.as_ref().map_or(0, |known| known.sequence),
             mirror: known.as_ref().map(|known| known.mirror.clone()),
             wait: WAIT.as_secs(),
@@ -235,8 +237,8 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (notes, of_mirror) = (Arc::clone(&seen), place.clone());
         let mirror = ScriptedMirror::start(move |count, request, _| {
-            let query = request.uri.query().unwrap_or_default().to_owned();
-            notes.lock().unwrap().push((query, listed(&of_mirror.dir)));
+            let question = ImageStoreQuestion::parse(request.uri.query().unwrap_or_default());
+            notes.lock().unwrap().push((question, listed(&of_mirror.dir)));
             match LAYERS.get(count) {
                 Some(digit) => {
                     publish(&of_mirror.store, digit);
@@ -255,12 +257,24 @@ mod tests {
             sleep(Duration::from_millis(10)).await;
         }
         keeping.abort();
-        let expected = [
-            ("have=0&wait=50".to_owned(), 0),
-            ("have=1&mirror=m1&wait=50".to_owned(), 1),
-            ("have=2&mirror=m1&wait=50".to_owned(), 2),
-        ];
-        assert_eq!(*seen.lock().unwrap(), expected);
+        let seen = seen.lock().unwrap();
+        for (count, (question, listed)) in seen.iter().enumerate() {
+            let have = count as u64;
+            let mirror = (have > 0).then(|| "m1".to_owned());
+            let agent = seen[0].0.agent.clone();
+            let wait = WAIT.as_secs();
+            assert_eq!(
+                *question,
+                ImageStoreQuestion {
+                    agent,
+                    have,
+                    mirror,
+                    wait
+                }
+            );
+            assert_eq!(*listed, count);
+        }
+        assert!(!seen[0].0.agent.is_empty());
     }
 
     #[tokio::test]
@@ -270,8 +284,8 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&seen);
         let mirror = ScriptedMirror::start(move |count, request, _| {
-            let query = request.uri.query().unwrap_or_default().to_owned();
-            notes.lock().unwrap().push((query, Instant::now()));
+            let question = ImageStoreQuestion::parse(request.uri.query().unwrap_or_default());
+            notes.lock().unwrap().push((question, Instant::now()));
             std::fs::write(&broken, "{").unwrap();
             match count {
                 0 => r#"{"sequence": 1, "mirror": "m1"}"#.into_response(),
@@ -290,7 +304,7 @@ mod tests {
         }
         keeping.abort();
         let seen = seen.lock().unwrap();
-        assert_eq!(seen[1].0, "have=1&mirror=m1&wait=50");
+        assert_eq!((seen[1].0.have, seen[1].0.mirror.as_deref()), (1, Some("m1")));
         assert!(seen[1].1 - seen[0].1 >= AGAIN, "it is tried again first");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FsError, OpenFile, Published, make_dirs_durably, sync_dir};
+use super::{FileIdentity, FsError, OpenFile, Published, make_dirs_durably, sync_dir};
 
 /// Buffers of one write; the kernel takes 1024 (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 512;
@@ -91,15 +91,19 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Makes the content durable and gives it a name in place of the file that has it.
+    /// Makes the content durable and gives it a name in place of the file that has it; returns which file it is.
     ///
     /// Readers see the one or the other whole, some of them late (facts/dfs.md 2c).
     ///
     /// # Errors
     /// Any errno; the staged file is removed then.
-    pub fn replace(mut self, target: &Path) -> Result<(), FsError> {
+    pub fn replace(mut self, target: &Path) -> Result<FileIdentity, FsError> {
         self.sync()?;
-        self.rename(target)
+        // Before the rename: later the name may be another process's file.
+        let metadata = self.file.metadata();
+        let metadata = metadata.map_err(|source| FsError::new("stat", &self.path, source))?;
+        self.rename(target)?;
+        Ok(FileIdentity::of(&metadata))
     }
 
     /// Makes the content durable and gives it its final name, whose directory is made if needed.

@@ -27,23 +27,24 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send + 'static,
     E: Into<axum::BoxError> + Send + 'static,
 {
-    let stream = Box::pin(stream);
-    let state = (stream, Bytes::new(), Some(release));
-    let pieces = stream::try_unfold(state, |(mut stream, kept, mut release)| async move {
-        Ok::<_, E>(match stream.try_next().await? {
+    let state = Some((Box::pin(stream), Bytes::new(), release));
+    let pieces = stream::try_unfold(state, |state| async move {
+        let Some((mut stream, kept, release)) = state else {
+            return Ok::<_, E>(None);
+        };
+        Ok(Some(match stream.try_next().await? {
             Some(piece) => {
                 let (sent, kept) = keep_end(kept, piece);
                 let sent = sent.into_iter().filter(|piece| !piece.is_empty());
                 let sent = stream::iter(sent.map(Ok::<_, E>));
-                Some((Either::Left(sent), (stream, kept, release)))
+                (Either::Left(sent), Some((stream, kept, release)))
             }
-            None => release.take().map(|release| {
-                let drip = Drip::new(kept, PAUSE, release)
-                    .into_stream()
-                    .map_err(|never| match never {});
-                (Either::Right(drip), (stream, Bytes::new(), None))
-            }),
-        })
+            // The stream is dropped: what it has open would be so for minutes.
+            None => {
+                let drip = Drip::new(kept, PAUSE, release).into_stream();
+                (Either::Right(drip.map_err(|never| match never {})), None)
+            }
+        }))
     });
     Body::from_stream(pieces.try_flatten())
 }
@@ -101,7 +102,9 @@ impl<R: Future<Output = ()> + Send + 'static> Drip<R> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::sync::Arc;
 
+    use futures_util::StreamExt as _;
     use http_body_util::BodyExt as _;
     use tokio::sync::oneshot;
 
@@ -148,7 +151,10 @@ mod tests {
             let mut rest = content.clone();
             let pieces: Vec<io::Result<Bytes>> = sizes.iter().map(|size| Ok(rest.split_to(*size))).collect();
             let (release, released) = oneshot::channel::<()>();
-            let mut body = end_of(stream::iter(pieces), async {
+            let open = Arc::new(());
+            let file = Arc::clone(&open);
+            let stream = stream::iter(pieces).inspect(move |_| drop(Arc::clone(&file)));
+            let mut body = end_of(stream, async {
                 let _ = released.await;
             });
             let mut seen = Vec::new();
@@ -161,6 +167,7 @@ mod tests {
                 futures_util::poll!(body.frame()).is_pending() || total == 0,
                 "{sizes:?}"
             );
+            assert_eq!(Arc::strong_count(&open), 1, "{sizes:?}: the stream is dropped");
             release.send(()).unwrap_or(());
             seen.extend_from_slice(&body.collect().await.unwrap().to_bytes());
             assert_eq!(seen, content, "{sizes:?}");

@@ -32,7 +32,7 @@ use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::drip;
-use crate::mirror::Awaited;
+use crate::mirror::{Awaited, Mirror};
 use crate::oci::Digest;
 use crate::telemetry::Metrics;
 use crate::telemetry::labels::HoldOutcome;
@@ -54,6 +54,10 @@ const DISTRUST: Duration = Duration::from_secs(600);
 /// same address.
 const SAME_PULL: Duration = Duration::from_secs(60);
 
+/// How long the ends of all blobs of a pull are held at most. Not `hold_timeout`, which may be short: to have a layer a moment
+/// too early can break a node.
+const BLOBS_PATIENCE: Duration = Duration::from_secs(600);
+
 /// How many clients are remembered.
 const MAX_CLIENTS: usize = 8192;
 
@@ -65,6 +69,7 @@ pub struct Holds {
     released: Cache<Client, (Arc<[Digest]>, Instant)>,
     /// Until when clients are not held.
     distrusted: Cache<Client, Instant>,
+    blobs_patience: Duration,
     /// Until when the ends of the blobs of a client's last pull are held.
     blobs_until: Cache<Client, Instant>,
 }
@@ -127,6 +132,7 @@ impl Holds {
             draining,
             released: Cache::new(MAX_CLIENTS),
             distrusted: Cache::new(MAX_CLIENTS),
+            blobs_patience: BLOBS_PATIENCE,
             blobs_until: Cache::new(MAX_CLIENTS),
         }
     }
@@ -180,8 +186,8 @@ impl Holds {
         }
     }
 
-    /// Returns what the end of a blob waits for, if this client must not have it while the layer is on its way: until `has_come`,
-    /// and altogether as long as a manifest at most for all blobs of a pull.
+    /// Returns what the end of a blob waits for, if this client must not have it while the layer is on its way: until
+    /// `has_come`, or all blobs of a pull together have been held for long.
     pub(super) fn blob_end(
         self: &Arc<Self>,
         headers: &HeaderMap,
@@ -193,7 +199,7 @@ impl Holds {
         }
         let (holds, client) = (Arc::clone(self), Client::of(headers, address));
         Some(async move {
-            let until = Instant::now() + holds.timeout;
+            let until = Instant::now() + holds.blobs_patience;
             let known = holds
                 .blobs_until
                 .get_or_insert_with::<_, Infallible>(&client, || Ok(until));
@@ -207,9 +213,11 @@ impl Holds {
     }
 
     /// Notes that a client fetches a blob: if it is a layer that it was held for, it does not see the store.
-    pub(super) fn note_blob(&self, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
-        if Reader::of(headers).is_none() {
-            return;
+    pub(super) fn note_blob(&self, mirror: &Mirror, headers: &HeaderMap, address: IpAddr, digest: &Digest) {
+        match Reader::of(headers) {
+            Some(Reader::ImageStore) => mirror.note_image_store_fetch(digest),
+            Some(Reader::Snapshotter) => {}
+            None => return,
         }
         let client = Client::of(headers, address);
         let is_for_it = |(layers, released_at): (Arc<[Digest]>, Instant)| {
@@ -274,5 +282,31 @@ mod tests {
             assert_eq!(Reader::of(&headers), expected, "{name}: {value}");
         }
         assert_eq!(Reader::of(&HeaderMap::new()), None);
+    }
+
+    #[tokio::test]
+    async fn all_blobs_of_a_pull_are_held_for_one_patience_and_those_of_the_next_anew() {
+        let patience = Duration::from_millis(200);
+        let holds = Arc::new(Holds {
+            blobs_patience: patience,
+            ..Holds::new(Duration::ZERO, CancellationToken::new())
+        });
+        let podman = HeaderMap::from_iter([(header::USER_AGENT, "libpod/5.8.6".parse().unwrap())]);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let wait = async || {
+            let started = Instant::now();
+            holds
+                .blob_end(&podman, address, std::future::pending())
+                .expect("a client of containers/storage")
+                .await;
+            started.elapsed()
+        };
+        assert!(wait().await >= patience);
+        assert!(wait().await < patience);
+        let metrics = Metrics::new(std::iter::empty());
+        drop(holds.body(&podman, address, Bytes::new(), |_| None, &metrics));
+        assert!(wait().await >= patience);
+        let skopeo = HeaderMap::from_iter([(header::USER_AGENT, "skopeo/1.9.3".parse().unwrap())]);
+        assert!(holds.blob_end(&skopeo, address, std::future::pending()).is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The layers that are to be extracted and listed, by their blobs.
 //!
-//! A client of containers/storage that has read a layer's blob looks the layer up once more by its id, and makes it if it is not
-//! listed. It fails if the directory comes between the two, and nobody can tell it when: so the end of a blob waits for the
-//! layer that is on its way.
+//! A client of containers/storage that has read a layer's blob looks the layer up once more by its id, and makes it if it is
+//! not listed. It fails if the directory comes between the two, and nobody can tell it when: so the end of a blob waits for
+//! the layer that is on its way.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -50,13 +50,22 @@ impl Coming {
 
     /// Waits until nobody brings a layer; tells whether somebody did.
     pub(super) async fn wait(&self, blob: &Digest) -> bool {
-        let way = self.lock().get(blob).and_then(Weak::upgrade);
-        let Some(mut end) = way.map(|way| way.subscribe()) else {
+        let Some(mut end) = self.end_of(blob) else {
             return false;
         };
         // Nothing is ever sent.
         let _ = end.changed().await;
         true
+    }
+
+    /// Returns what tells when nobody brings a layer any more; `None` if nobody does.
+    fn end_of(&self, blob: &Digest) -> Option<watch::Receiver<()>> {
+        // Locked to the end: who brings it would not forget it while another one has it in hand.
+        let layers = self.lock();
+        layers
+            .get(blob)
+            .and_then(Weak::upgrade)
+            .map(|way| way.subscribe())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Weak<Way>>> {

@@ -8,8 +8,11 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::image::{Image, LayerError};
 use super::manifest::ServedManifest;
@@ -17,6 +20,9 @@ use super::{Inner, Mirror};
 use crate::oci::{ChainLink, Digest, Manifest, Repository};
 use crate::store::{ChainRecord, Entry, EntryName, LayerPlace};
 use crate::telemetry::full_text;
+
+/// How long layers are waited for until they are listed: longer than clients are held. Who asks later looks anew.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a client waits for before it looks an image's layers up.
 pub struct Awaited {
@@ -30,8 +36,8 @@ pub struct Awaited {
 pub(super) type ListedImage = Option<Arc<[EntryName]>>;
 
 impl Mirror {
-    /// Returns what a client at this address waits for that looks layers up in layers.json; `None` if there is nothing to wait for:
-    /// no image, none that is extracted, or one that is listed.
+    /// Returns what a client at this address waits for that looks layers up in layers.json; `None` if there is nothing to
+    /// wait for: no image, none that is extracted, or one that is listed.
     pub fn listing(
         &self,
         repository: &Repository,
@@ -78,10 +84,15 @@ impl Mirror {
         Some(Awaited { layers, ready })
     }
 
+    /// Notes that a client of containers/storage fetches a blob, and may be about to make a layer of it.
+    pub fn note_image_store_fetch(&self, blob: &Digest) {
+        self.inner.image_store.note_fetch(blob);
+    }
+
     /// Waits until a layer that is to be listed is, or will not be; and until the node at this address can see it.
     ///
-    /// A client of containers/storage makes a layer whose blob it has read, if it does not find it then, and fails if it comes
-    /// at that very moment.
+    /// A client of containers/storage makes a layer whose blob it has read, if it does not find it then, and fails if it
+    /// comes at that very moment.
     pub async fn layer_has_come(self, blob: Digest, address: IpAddr) {
         if self.inner.coming.wait(&blob).await {
             self.inner.image_store.seen_by(address).await;
@@ -125,22 +136,39 @@ impl Inner {
         manifest: &Manifest,
     ) -> ListedImage {
         let image = self.bring_now(repository, digest, manifest);
-        let _coming = self.coming.layers(&image);
+        let coming = self.coming.layers(&image);
+        let listed = self.list_layers_of(&image).await;
+        self.has_come(coming);
+        listed
+    }
+
+    async fn list_layers_of(self: &Arc<Self>, image: &Arc<Image>) -> ListedImage {
         if !image.published().await {
             return None;
         }
-        let links = image.links().await;
-        let completed = (0..links.len()).map(|index| self.complete(&image, &links, index));
-        let names = match try_join_all(completed).await {
-            Ok(names) => names.concat(),
-            Err(error) => {
-                let cause = full_text(&error);
-                tracing::warn!(image = %repository, manifest = %digest, error = cause, "not all layers are listed for containers/storage");
-                return None;
+        let (links, tell) = (image.links().await, |error: &str| {
+            let (repository, digest) = (&image.repository, &image.digest);
+            tracing::warn!(
+                image = %repository, manifest = %digest, error,
+                "not all layers are listed for containers/storage"
+            );
+        });
+        // All to their ends, for each makes a directory, which is to be listed whatever becomes of the others.
+        let completed = join_all((0..links.len()).map(|index| self.complete(image, &links, index))).await;
+        let (mut names, mut failed) = (Vec::new(), None);
+        for completed in completed {
+            match completed {
+                Ok(completed) => names.extend(completed),
+                Err(error) => drop(failed.get_or_insert(error)),
             }
-        };
-        self.image_store.listed(&names).await;
-        Some(names.into())
+        }
+        let is_listed = timeout(PATIENCE, self.image_store.listed(&names)).await.is_ok();
+        match failed {
+            Some(error) => tell(&full_text(&error)),
+            None if !is_listed => tell("the list could not be written for a long time"),
+            None => return Some(names.into()),
+        }
+        None
     }
 
     /// Completes a published layer of an image, and returns the entries by which a client finds it.
@@ -159,7 +187,11 @@ impl Inner {
             self.complete_layer(LayerPlace::of(links, index), record.clone())
                 .await?;
         }
-        if record.blob == blob.digest {
+        // Not always the record's: mirrors that publish a layer at a time may have other blobs of it, and the entry may be
+        // that of one that died before it made the directory.
+        let wanted = own.clone();
+        let found_by = self.on_store(move |store| store.blob_of_entry(&wanted)).await?;
+        if found_by.as_ref().unwrap_or(&record.blob) == &blob.digest {
             return Ok(vec![own]);
         }
         let alias = EntryName::of_alias(&record.diff_id, &blob.digest);
@@ -181,10 +213,12 @@ impl Inner {
         let _turn = extraction.turn().await?;
         let (store, options) = (self.store.clone(), extraction.options.clone());
         // Not under the deadline of one call: there may be many files to link.
+        let (inner, runtime) = (Arc::clone(self), Handle::current());
         let completing = tokio::task::spawn_blocking(move || {
             let compression = store.compression_of(&record.blob)?;
             let entry = Entry::of_layer(&place, &record, compression);
-            store.complete_layer(&place, &entry, &record, &options)
+            let list = |name: &EntryName| runtime.block_on(inner.list_first(name, &record.blob));
+            store.complete_layer(&place, &entry, &record, &options, &list)
         });
         Ok(completing.await??)
     }
@@ -202,10 +236,14 @@ impl Inner {
         if self.on_store(move |store| store.has_entry(&wanted)).await? {
             return Ok(());
         }
-        let size_bytes = self
-            .check_compression(image, links, index, &record.diff_id)
-            .await?;
         let (name, digest) = (name.clone(), image.layers()[index].blob.digest.clone());
+        let size_bytes = if record.blob == digest {
+            // The layer was made of it.
+            record.blob_size_bytes
+        } else {
+            self.check_compression(image, links, index, &record.diff_id)
+                .await?
+        };
         self.on_store(move |store| {
             let compression = store.compression_of(&digest)?;
             store.write_entry(&name, &Entry::of_alias(&record, &digest, size_bytes, compression))

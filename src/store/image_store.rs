@@ -7,12 +7,12 @@
 //! layers/overlay-layers/<layer id>.tar-split.gz         how its tar stream is made again
 //! layers/overlay-layers/{layers.json,layers.lock}       the list of layers, and the token by which readers see a new one
 //! layers/overlay-images/{images.json,images.lock}       empty: images are each node's own
-//! layers/entries/<name>                                 one line of the list, of a layer that is complete
+//! layers/entries/<name>                                 one line of the list, or of what will be on it
 //! ```
-//! A layer gets its short name, then its directory, then its entry; `layers.json` follows from the names in `entries`
-//! and from nothing else, so it can be made again at any time, and by any mirror. Sources: facts/podman.md 1, 2 and 5;
-//! containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image `storage_dest.go`, which
-//! looks a layer up by the digest of its blob, and then by its id.
+//! A layer gets its short name, then its entry, then its directory; `layers.json` follows from the names in `entries` whose
+//! directories are there, and from nothing else, so it can be made again at any time, and by any mirror. Sources:
+//! facts/podman.md 1, 2 and 5; containers/storage `layers.go` (`Layer`) and `drivers/overlay/overlay.go`; containers/image
+//! `storage_dest.go`, which looks a layer up by the digest of its blob, and then by its id.
 
 mod dress;
 mod entry;
@@ -58,6 +58,9 @@ impl LayerPlace {
     }
 }
 
+/// Has an entry listed whose directory is about to get its name, if that is to be first; returns when it is, or will not be.
+pub type ListFirst<'a> = dyn Fn(&EntryName) + 'a;
+
 impl Store {
     /// Makes what containers/storage wants of the store before there is a layer; what is there stays.
     ///
@@ -91,19 +94,34 @@ impl Store {
         self.dress(staged.path(), place)
     }
 
-    /// Writes the entry of a dressed layer, and then gives the directory its name: so whoever lists entries later finds it,
-    /// also if this process dies in between.
+    /// Writes the entry of a dressed layer, has it listed by `list` if that is to be first, and then gives the directory
+    /// its name: so whoever lists entries later finds it, also if this process dies in between.
     ///
     /// # Errors
-    /// Any errno; the entry stays, and is not listed as long as there is no directory.
+    /// Any errno; the entry is removed then, unless somebody else has published the layer.
     pub fn publish_dressed(
         &self,
         staged: StagedLayer,
         place: &LayerPlace,
         entry: &Entry,
+        list: &ListFirst<'_>,
     ) -> Result<Published, FsError> {
-        self.write_entry(&EntryName::Layer(place.layer_id.clone()), entry)?;
-        self.publish_layer(staged, &place.layer_id)
+        let name = EntryName::Layer(place.layer_id.clone());
+        self.write_entry(&name, entry)?;
+        list(&name);
+        self.publish_layer(staged, &place.layer_id).inspect_err(|_| {
+            let forget = || match self.has_layer(&place.layer_id)? {
+                true => Ok(()),
+                false => self.forget_layer(&place.layer_id),
+            };
+            if let Err(error) = forget() {
+                let error = error.full_text();
+                tracing::warn!(
+                    error,
+                    "the entry of a layer that is not published stays for a while"
+                );
+            }
+        })
     }
 
     /// Completes a layer whose chain record is published, and writes its entry; what is there stays.
@@ -118,10 +136,11 @@ impl Store {
         entry: &Entry,
         record: &ChainRecord,
         options: &Options,
+        list: &ListFirst<'_>,
     ) -> Result<(), UnpackError> {
         let name = EntryName::Layer(place.layer_id.clone());
         let is_there = self.has_layer(&place.layer_id)?;
-        if is_there && self.has_entry(&name)? {
+        if is_there && self.read_or_remove_entry(&name)?.is_some() {
             return Ok(());
         }
         if !is_there {
@@ -129,7 +148,7 @@ impl Store {
             unpack::share(&self.layer_path(&record.layer_id), &staged.diff(), options)?;
             self.dress_layer(&staged, place)?;
             self.share_tar_split(&record.layer_id, &place.layer_id)?;
-            self.publish_dressed(staged, place, entry)?;
+            self.publish_dressed(staged, place, entry, list)?;
             return Ok(());
         }
         // A layer that an earlier version published, or whose publisher died half-way.
@@ -261,7 +280,9 @@ mod tests {
         let place = LayerPlace::of(links, index);
         let record = record(&links[index], directory);
         let entry = Entry::of_layer(&place, &record, Compression::Gzip);
-        store.complete_layer(&place, &entry, &record, &options()).unwrap();
+        store
+            .complete_layer(&place, &entry, &record, &options(), &|_| ())
+            .unwrap();
         EntryName::Layer(place.layer_id)
     }
 
@@ -340,7 +361,7 @@ mod tests {
         let (all, before) = (entries(&store), token());
         assert!(!store.lists(&all).unwrap());
         let identity = store.write_layer_list(&all).unwrap();
-        assert!(identity.is_some() && store.layer_list_identity().unwrap() == identity);
+        assert_eq!(store.layer_list_identity().unwrap(), Some(identity));
         assert!(store.lists(&all).unwrap());
         assert!(before.len() == 64 && token().len() == 64 && token() != before);
         let list = std::fs::read(store.layout().layer_list()).unwrap();
@@ -350,7 +371,7 @@ mod tests {
         let path = dir.path().join("layers/entries").join(names[0].to_string());
         std::fs::write(&path, "{").unwrap();
         assert_eq!(store.read_entry(&names[0]).unwrap_err().operation(), "decode");
-        assert_eq!(entries(&store).len(), 1);
+        // Also who completes the layer finds it damaged.
         complete(&store, &links, 0, &links[0].layer_id);
         assert_eq!(entries(&store).len(), 2);
         std::fs::write(store.layout().layer_list(), "[{").unwrap();

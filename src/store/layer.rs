@@ -85,7 +85,8 @@ impl Store {
     /// Publishes a staged layer, whose content is verified and durable, under its id: its tar-split, if it has one,
     /// then the directory.
     ///
-    /// A tar-split that is there already stays: it makes the same stream of any directory of this id. If somebody else has published it before, theirs stays and this one is discarded.
+    /// A tar-split that is there already stays: it makes the same stream of any directory of this id. If somebody else has
+    /// published the layer before, theirs stays and this one is discarded.
     ///
     /// # Errors
     /// Any errno; nothing is published then.

@@ -3,7 +3,10 @@
 //! Extracting needs root; the upstream is the scripted one.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use serde_json::json;
 
 use crate::support::client::{Request, Response};
 use crate::support::gate::Gate;
@@ -221,7 +224,7 @@ fn the_end_of_a_blob_waits_until_its_layer_is_listed_if_podman_asks() {
     let waiting = start_without(0, "", then());
     assert_eq!(waiting.manifest().send().status, 200);
     waiting.gate.wait_for(1);
-    // Others wait for nothing, nor does who wants the beginning of it.
+    // Others wait for nothing, and who waits has all but the end.
     let whole = waiting.upper_layer().send().body;
     let docker = waiting.upper_layer().header(DOCKER.0, DOCKER.1).send();
     assert!(docker.body == whole);
@@ -239,26 +242,45 @@ fn the_end_of_a_blob_waits_until_its_layer_is_listed_if_podman_asks() {
 }
 
 #[test]
-fn all_blobs_of_a_pull_together_wait_no_longer_than_a_manifest() {
-    let limit = Duration::from_millis(600);
-    let waiting = start_without(0, "hold_timeout = \"600ms\"", then());
+fn a_layer_whose_directory_is_there_is_listed_before_its_blob_ends_also_if_its_record_is_not() {
+    let waiting = start_without(0, "", then());
+    // A record cannot be written there, and none is found; so nothing is published on this layer.
+    let hex = waiting.image.chain_ids[0].trim_start_matches("sha256:");
+    let chains = waiting.mirror.store().join("chains/sha256");
+    fs::create_dir_all(&chains).expect("a directory");
+    symlink("nowhere", chains.join(hex)).expect("a link");
     assert_eq!(waiting.manifest().send().status, 200);
     waiting.gate.wait_for(1);
-    assert_eq!(waiting.upper_layer().send().status, 200);
-    let wait = || {
-        let started = Instant::now();
-        let podman = waiting.upper_layer().header(PODMAN.0, PODMAN.1);
-        assert_eq!(podman.send().status, 200);
-        started.elapsed()
-    };
-    assert!(wait() >= limit);
-    // The next pull waits anew.
-    let unheld: Vec<Duration> = (0..3).map(|_| wait()).collect();
-    assert!(unheld.iter().any(|waited| *waited < limit), "{unheld:?}");
-    waiting.ends(waiting.manifest().header(PODMAN.0, PODMAN.1).open());
-    assert!(wait() >= limit);
-    assert!(!waiting.is_listed(1));
     waiting.gate.open();
+    let lower_layer = format!("/v2/{APP}/blobs/{}", waiting.image.layers[0]);
+    let podman = waiting.mirror.ask(&lower_layer).header(PODMAN.0, PODMAN.1);
+    assert_eq!(podman.send().status, 200);
+    assert!(waiting.is_listed(0));
+    assert!(record(waiting.mirror.store(), &waiting.image.chain_ids[0]).is_none());
+}
+
+#[test]
+fn a_layer_is_found_by_its_blob_also_if_a_mirror_that_died_had_another_of_it() {
+    let waiting = start_without(0, "", then());
+    let entries = waiting.mirror.store().join("layers/entries");
+    fs::create_dir_all(&entries).expect("a directory");
+    let id = &waiting.image.layer_ids()[0];
+    let entry = json!({
+        "id": id, "created": "2026-11-24T00:00:00Z",
+        "diff-digest": waiting.image.diff_ids[0], "diff-size": 51_200,
+        "compressed-diff-digest": sha256(b"another compression"), "compressed-size": 512, "compression": 4,
+    });
+    fs::write(entries.join(id), entry.to_string()).expect("an entry");
+    let pull = waiting.manifest().header(PODMAN.0, PODMAN.1).open();
+    waiting.gate.open();
+    waiting.ends(pull);
+    assert_eq!(waiting.held("published"), 1.0);
+    let list = waiting.mirror.store().join("layers/overlay-layers/layers.json");
+    let list = fs::read_to_string(list).expect("a list");
+    for layer in &waiting.image.layers {
+        assert!(list.contains(layer.as_str()), "{layer}: {list}");
+    }
+    assert_eq!(waiting.upstream.blob_gets(&waiting.image.layers[0]), 1);
 }
 
 #[test]

@@ -206,8 +206,8 @@ async fn news_of_the_image_store_are_asked_for_with_what_is_there_already() {
     let mirror = ScriptedMirror::start(|count, request, body| {
         assert_eq!((&request.method, body.len()), (&Method::GET, 0));
         let expected = match count {
-            0 => "/wharf/v1/image-store?have=0&wait=50",
-            _ => "/wharf/v1/image-store?have=7&mirror=a%26b&wait=50",
+            0 => "/wharf/v1/image-store?agent=one&have=0&wait=50",
+            _ => "/wharf/v1/image-store?agent=one&have=7&mirror=a%26b&wait=50",
         };
         assert_eq!(request.uri.to_string(), expected);
         r#"{"sequence":7,"mirror":"a&b","added_later":1}"#.into_response()
@@ -215,6 +215,7 @@ async fn news_of_the_image_store_are_asked_for_with_what_is_there_already() {
     .await;
     let mirrors = Mirrors::new(&[mirror.url()]).unwrap();
     let mut question = ImageStoreQuestion {
+        agent: "one".to_owned(),
         have: 0,
         mirror: None,
         wait: 50,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
-use crate::store::{ChainRecord, Entry, LayerPlace, StagedLayer, Store};
+use crate::store::{ChainRecord, Entry, LayerPlace, ListFirst, StagedLayer, Store};
 use crate::unpack::{self, Options, Unpacked, Unsettled};
 
 /// A layer that waits for what is below; dropped before it is published, its directory is removed.
@@ -27,6 +27,7 @@ struct Publishing<'a> {
     place: &'a LayerPlace,
     store: &'a Store,
     options: &'a Options,
+    list: &'a ListFirst<'a>,
 }
 
 #[derive(Debug)]
@@ -55,27 +56,28 @@ impl Extracted {
 
     /// Publishes it as the top of a stack whose other layers are published: directory, then record. Blocks.
     ///
-    /// `None` if the directory does not suit this stack.
+    /// `false` if the directory does not suit this stack.
     pub(super) fn publish_as(
         &self,
         link: &ChainLink,
         place: &LayerPlace,
         store: &Store,
         options: &Options,
-    ) -> Result<Option<ChainRecord>, LayerError> {
+        list: &ListFirst<'_>,
+    ) -> Result<bool, LayerError> {
         let below = self.below(link, store)?;
         let publishing = Publishing {
             link,
             place,
             store,
             options,
+            list,
         };
         let Some(directory) = self.directory(&publishing, &below)? else {
-            return Ok(None);
+            return Ok(false);
         };
-        let record = self.record(link, directory);
-        store.publish_chain(&link.chain_id, &record)?;
-        Ok(Some(record))
+        store.publish_chain(&link.chain_id, &self.record(link, directory))?;
+        Ok(true)
     }
 
     fn record(&self, link: &ChainLink, directory: Directory) -> ChainRecord {
@@ -118,6 +120,7 @@ impl Extracted {
             place,
             store,
             options,
+            list,
         } = *publishing;
         let unsettled = &self.unpacked.unsettled;
         // Locked to the end: a stack that comes second waits, and finds it published.
@@ -141,27 +144,23 @@ impl Extracted {
         store.dress_layer(&staged, place)?;
         let record = self.record(link, directory.clone());
         let entry = Entry::of_layer(place, &record, store.compression_of(&record.blob)?);
-        store.publish_dressed(staged, place, &entry)?;
+        store.publish_dressed(staged, place, &entry, list)?;
         *current = Place::Published(directory.clone());
         Ok(Some(directory))
     }
 }
 
-/// Publishes a record that names another stack's directory; `None` if that does not suit this one. Blocks.
-pub(super) fn share(
-    link: &ChainLink,
-    shared: ChainRecord,
-    store: &Store,
-) -> Result<Option<ChainRecord>, LayerError> {
+/// Publishes a record that names another stack's directory; `false` if that does not suit this one. Blocks.
+pub(super) fn share(link: &ChainLink, shared: ChainRecord, store: &Store) -> Result<bool, LayerError> {
     if shared.root_is_implied && !unpack::suits(&top_below(link, store)?)? {
-        return Ok(None);
+        return Ok(false);
     }
     let record = ChainRecord {
         parent: link.parent.clone(),
         ..shared
     };
     store.publish_chain(&link.chain_id, &record)?;
-    Ok(Some(record))
+    Ok(true)
 }
 
 /// Returns the directory whose root the stack below shows.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -62,25 +63,39 @@ impl LayerTask {
 
     /// Works until the layer is published or has failed; then its blob is in the store or on its way.
     ///
-    /// `coming` is held until it is listed too.
+    /// `coming` is held until its directory is listed too, whoever has made it.
     pub(super) async fn run(self, turn: OwnedSemaphorePermit, coming: Option<ComingLayer>) {
         let mut turn = Some(turn);
-        match self.publish(&mut turn).await {
-            Ok(new) => {
-                self.layer().set_stage(LayerStage::Published);
-                if let Some(name) = new {
-                    let listed = self.mirror.image_store.listed(std::slice::from_ref(&name));
-                    // A store that fails is not waited for.
-                    let _ = timeout(LISTING, listed).await;
-                }
+        let published = self.publish(&mut turn).await;
+        if published.is_ok() {
+            drop(turn.take());
+            self.layer().set_stage(LayerStage::Published);
+        }
+        self.listed().await;
+        if let Some(coming) = coming {
+            self.mirror.has_come([coming]);
+        }
+        if let Err(error) = published {
+            if !matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
+                self.fill(turn).await;
             }
-            Err(error) => {
-                drop(coming);
-                if !matches!(error, LayerError::Fetch(_) | LayerError::Stopped) {
-                    self.fill(turn).await;
-                }
-                self.layer().set_stage(LayerStage::Failed(error));
-            }
+            self.layer().set_stage(LayerStage::Failed(error));
+        }
+    }
+
+    /// Waits until the layer's own directory is listed, if there is one: also another image's, or another mirror's, or of
+    /// a layer whose record could not be written.
+    async fn listed(&self) {
+        let (mirror, name) = (&self.mirror, EntryName::Layer(self.link().layer_id.clone()));
+        if mirror.image_store.lists(std::slice::from_ref(&name)) {
+            return;
+        }
+        let wanted = name.clone();
+        let will_be =
+            mirror.on_store(move |store| Ok(store.has_entry(&wanted)? && store.is_complete(&wanted)?));
+        // A store that fails is not waited for.
+        if will_be.await.unwrap_or(false) {
+            let _ = timeout(LISTING, mirror.image_store.listed(&[name])).await;
         }
     }
 
@@ -98,13 +113,10 @@ impl LayerTask {
         let _ = self.mirror.fill_blob(repository, blob, turn, |_| ()).await;
     }
 
-    /// Publishes the layer on its stack; keeps the turn while it is looked for. Returns the entry of a new directory.
-    async fn publish(
-        &self,
-        turn: &mut Option<OwnedSemaphorePermit>,
-    ) -> Result<Option<EntryName>, LayerError> {
+    /// Publishes the layer on its stack; keeps the turn while it is looked for.
+    async fn publish(&self, turn: &mut Option<OwnedSemaphorePermit>) -> Result<(), LayerError> {
         if self.mirror.is_published(&self.link().chain_id).await? {
-            return Ok(None);
+            return Ok(());
         }
         let (mut for_whom, mut last) = (ForWhom::AnyStack, LayerError::Stopped);
         for _ in 0..MAX_ATTEMPTS {
@@ -121,13 +133,12 @@ impl LayerTask {
             };
             drop(turn.take());
             self.below().await?;
-            let published = match found {
+            let is_published = match found {
                 Found::Shared(record) => self.share(record).await?,
                 Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
             };
-            if let Some(record) = published {
-                let own = &self.link().layer_id;
-                return Ok((record.layer_id == *own).then(|| EntryName::Layer(own.clone())));
+            if is_published {
+                return Ok(());
             }
             for_whom = ForWhom::ThisStack;
         }
@@ -180,32 +191,34 @@ impl LayerTask {
         }
     }
 
-    /// Publishes a record that names another stack's directory; `None` if that does not suit this one.
-    async fn share(&self, shared: ChainRecord) -> Result<Option<ChainRecord>, LayerError> {
+    /// Publishes a record that names another stack's directory; `false` if that does not suit this one.
+    async fn share(&self, shared: ChainRecord) -> Result<bool, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let sharing = tokio::task::spawn_blocking(move || share(&link, shared, &mirror.store));
-        let shared = self.told(sharing).await?;
-        if shared.is_some() {
+        let is_shared = self.told(sharing).await?;
+        if is_shared {
             self.mirror.metrics.layer(LayerOutcome::Shared);
         }
-        Ok(shared)
+        Ok(is_shared)
     }
 
-    /// Publishes what was extracted; `None` if it serves another stack alone.
-    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<Option<ChainRecord>, LayerError> {
+    /// Publishes what was extracted; `false` if it serves another stack alone.
+    async fn publish_extracted(&self, extracted: Arc<Extracted>) -> Result<bool, LayerError> {
         let (mirror, link) = (Arc::clone(&self.mirror), self.link().clone());
         let place = LayerPlace::of(&self.links, self.index);
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
+        let (runtime, blob) = (Handle::current(), self.digest().clone());
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
-            extracted.publish_as(&link, &place, &mirror.store, &options)
+            let list = |name: &EntryName| runtime.block_on(mirror.list_first(name, &blob));
+            extracted.publish_as(&link, &place, &mirror.store, &options, &list)
         });
-        let published = self.told(publish).await?;
-        if published.is_some() {
+        let is_published = self.told(publish).await?;
+        if is_published {
             self.mirror.metrics.layer(LayerOutcome::Published);
         }
-        Ok(published)
+        Ok(is_published)
     }
 
     /// Waits for a layer's publishing, and tells why it failed.

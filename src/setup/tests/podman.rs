@@ -1,5 +1,7 @@
 //! Nodes with Podman and CRI-O.
 
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 const STORAGE: &str = "containers/storage.conf";
@@ -166,6 +168,91 @@ fn a_node_changes_from_one_form_to_the_other() {
     assert_eq!(stores(&storage_conf(&node)), ["/a", SHARED]);
     node.order.image_store = Some(ImageStore::Local);
     assert_eq!(stores(&storage_conf(&node)), ["/a", &*local(&node)]);
+}
+
+#[test]
+fn an_image_store_that_is_named_with_more_slashes_is_the_same_one() {
+    let name = "/srv//dfs/wharf/layers/";
+    let text = SHIPPED.replace("= [\n]", &format!("= [{name:?}]"));
+    let mut node = node(Runtime::Crio, None)
+        .with(STORAGE, &text)
+        .with(
+            "crio/crio.conf",
+            &format!("[crio]\nstorage_option = [\"overlay.imagestore={name}\"]\n"),
+        )
+        .with(
+            "containers/storage.conf.d/90-a.conf",
+            &format!("[storage.options]\nadditionalimagestores = [{name:?}]\n"),
+        );
+    assert_eq!(stores(&storage_conf(&node)), [name]);
+    let plan = node.plan().unwrap();
+    assert!(
+        !plan.notes.iter().any(|note| note.contains("90-a.conf")),
+        "{:?}",
+        plan.notes
+    );
+    assert!(!plan.diff().contains("crio.conf"), "{}", plan.diff());
+    // The other form takes its place.
+    node.order.image_store = Some(ImageStore::Local);
+    assert_eq!(stores(&storage_conf(&node)), [local(&node)]);
+    node.write();
+    let options = value(&node.text("crio/crio.conf"))["crio"]["storage_option"].clone();
+    let option = format!("overlay.imagestore={}", local(&node));
+    assert_eq!(options, ::toml::Value::Array(vec![option.into()]));
+}
+
+#[test]
+fn the_lock_files_alone_are_made_outside_of_the_directory() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Local));
+    let outside = tempfile::tempdir().unwrap();
+    node.order.podman = outside.path().join("image-store");
+    let plan = node.plan().unwrap();
+    assert!(
+        plan.empty_by_hand.is_empty()
+            && plan
+                .files
+                .iter()
+                .all(|file| file.path.starts_with(node.etc.path()))
+    );
+    node.write();
+    let made: Vec<PathBuf> = tree(outside.path()).into_iter().map(|(path, _)| path).collect();
+    let locks = ["overlay-images/images.lock", "overlay-layers/layers.lock"];
+    assert_eq!(made, locks.map(|lock| node.order.podman.join(lock)));
+}
+
+#[test]
+fn an_image_store_in_the_directory_that_is_a_link_out_of_it_is_refused() {
+    let outside = tempfile::tempdir().unwrap();
+    let node = node(Runtime::Podman, Some(ImageStore::Local));
+    symlink(outside.path(), node.etc.path().join("image-store")).unwrap();
+    let error = node.refusal();
+    assert!(
+        error.contains("outside") && error.contains("images.lock"),
+        "{error}"
+    );
+    assert!(tree(outside.path()).is_empty());
+}
+
+#[test]
+fn a_login_that_podmans_agent_has_stays_and_is_not_shown() {
+    let env = "wharf/podman.env";
+    let mirrors = "WHARF_MIRRORS=http://robot:secret@mirror-a:5000,https://robot:s2@mirror-b";
+    let other = node(Runtime::Podman, Some(ImageStore::Local))
+        .with(env, "WHARF_MIRRORS=http://robot:secret@mirror-c:5000\n");
+    let error = other.refusal();
+    assert!(error.contains("login") && !error.contains("secret"), "{error}");
+    for force in [false, true] {
+        let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(env, &format!("{mirrors}\n"));
+        node.order.force = force;
+        assert!(!node.plan().unwrap().notes.concat().contains("secret"));
+        node.write();
+        let text = node.text(env);
+        assert!(
+            text.starts_with(mirrors) && text.contains("WHARF_PODMAN="),
+            "{text}"
+        );
+        assert!(!node.text(REGISTRIES).contains("secret"));
+    }
 }
 
 #[test]

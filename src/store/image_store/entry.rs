@@ -115,6 +115,11 @@ impl Entry {
         &self.id
     }
 
+    /// Returns the blob by whose digest clients find it.
+    pub(super) fn blob(&self) -> &Digest {
+        &self.compressed_diff_digest
+    }
+
     pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }

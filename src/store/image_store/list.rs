@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Entry, EntryName};
 use crate::fs::{self, FileIdentity, FsError, random_name};
-use crate::oci::LayerId;
+use crate::oci::{Digest, LayerId};
 use crate::store::Store;
 
 /// What entries say, by their names.
@@ -74,17 +74,30 @@ impl Store {
         }
     }
 
-    /// Writes layers.json anew, and the token by which readers see that; returns which file it is now.
+    /// Returns the blob by whose digest an entry is found; `None` if it is not there, or was damaged and is removed.
+    ///
+    /// # Errors
+    /// Any errno but ENOENT.
+    pub fn blob_of_entry(&self, name: &EntryName) -> Result<Option<Digest>, FsError> {
+        let Some(text) = self.read_or_remove_entry(name)? else {
+            return Ok(None);
+        };
+        let entry: Entry = serde_json::from_str(&text)
+            .map_err(|error| FsError::new(DECODE, &self.layout().entry(name), error.into()))?;
+        Ok(Some(entry.blob().clone()))
+    }
+
+    /// Writes layers.json anew, and the token by which readers see that; returns which file was written.
     ///
     /// # Errors
     /// Any errno.
-    pub fn write_layer_list(&self, entries: &EntryTexts) -> Result<Option<FileIdentity>, FsError> {
+    pub fn write_layer_list(&self, entries: &EntryTexts) -> Result<FileIdentity, FsError> {
         let path = self.layout().layer_list();
         let mut staged = self.stage()?;
         staged.write(&[layer_list(entries)])?;
-        staged.replace(&path)?;
+        let written = staged.replace(&path)?;
         fs::overwrite(&self.layout().layer_list_lock(), token().as_bytes())?;
-        fs::identity(&path)
+        Ok(written)
     }
 
     /// Returns which file layers.json is; `None` if it is not there.
@@ -118,7 +131,8 @@ impl Store {
         }
         let mut staged = self.stage()?;
         staged.write(&[token()])?;
-        staged.replace(path)
+        staged.replace(path)?;
+        Ok(())
     }
 }
 

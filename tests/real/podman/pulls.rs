@@ -264,6 +264,22 @@ fn podman_5_8_pulls_a_layer_that_is_late_as_a_blob() {
 }
 
 #[test]
+fn layers_that_are_fetched_while_they_are_published_break_no_pull() {
+    for suite in PODMANS {
+        let upstream = Upstream::start();
+        let options = Options::new(upstream.address()).keys("hold_timeout = \"0s\"");
+        let cluster = Cluster::start_on(Kind::Ext4, options);
+        let node = cluster.podman_node(suite);
+        for name in ["first", "second", "third", "fourth", "fifth"] {
+            let layers = add_image(&upstream, name);
+            node.podman(&["pull", name]);
+            assert_eq!(node.podman_run(name, "cat /name"), name);
+            assert_eq!(upstream.blob_gets(&layers[1]), 1);
+        }
+    }
+}
+
+#[test]
 fn containers_run_while_a_pull_waits() {
     for suite in PODMANS {
         let upstream = Upstream::start();
