@@ -169,6 +169,7 @@ pub struct Claim<C: Calls> {
     file: String,
     left: Vec<Work>,
     is_told: bool,
+    held: Arc<()>,
     /// Others see that this mirror is alive.
     _owning: Owning<C>,
 }
@@ -260,6 +261,7 @@ impl<C: Calls> Claims<C> {
             file: random_name(),
             left: Vec::new(),
             is_told: false,
+            held: Arc::default(),
             _owning: self.inner.beats.own(),
         };
         if is_kept(Rule::SecondLook) && is_done().await? {
@@ -352,7 +354,10 @@ impl<C: Calls> Claim<C> {
         let (claims, name) = (self.claims.clone(), self.own_dir().join(format!("size@{bytes}")));
         async move {
             if let Err(error) = claims.inner.calls.make_name(&name).await {
-                tracing::debug!(error = error.full_text(), "the size of what is claimed is not told");
+                tracing::debug!(
+                    error = error.full_text(),
+                    "the size of what is claimed is not told"
+                );
             }
         }
     }
@@ -361,11 +366,16 @@ impl<C: Calls> Claim<C> {
     /// the claims by now. Does not return otherwise.
     pub fn overtaken(&self) -> impl Future<Output = Following<C>> + Send + use<C> {
         let (claims, key, generation) = (self.claims.clone(), self.key.clone(), self.generation);
+        let held = Arc::downgrade(&self.held);
         async move {
             loop {
                 sleep(POLL).await;
                 // What fails here shows where the file is written.
                 let top = claims.top_generation(&key).await;
+                if held.strong_count() == 0 {
+                    // Given up by this mirror itself.
+                    std::future::pending::<()>().await;
+                }
                 if top.is_ok_and(|top| top != Some(generation)) {
                     return Following::new(&claims, &key);
                 }
@@ -443,6 +453,7 @@ impl<C: Calls> Drop for Claim<C> {
             file: std::mem::take(&mut self.file),
             left: Vec::new(),
             is_told: true,
+            held: Arc::default(),
             _owning: self.claims.inner.beats.own(),
         };
         spawn(async move { claim.clear(Duration::ZERO).await });

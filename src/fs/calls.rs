@@ -83,7 +83,7 @@ impl Calls for Disk {
         let put = self.run("write", path, move || {
             let mut file = StagedFile::create(staged)?;
             file.write(&[content])?;
-            file.replace(&target)
+            file.replace(&target).map(drop)
         });
         put.await
     }

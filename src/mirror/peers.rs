@@ -96,7 +96,10 @@ impl Inner {
             }
             Err(error) => {
                 let error = full_text(&error);
-                tracing::warn!(error, "other mirrors of the store do not see this one, and may fetch what it fetches");
+                tracing::warn!(
+                    error,
+                    "other mirrors of the store do not see this one, and may fetch what it fetches"
+                );
                 false
             }
         }
