@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 pub use beats::Beats;
+pub(crate) use claim::owners;
 pub use claim::{Claim, ClaimKey, Claims, Entered, Failed, Following, IsDone, News, Places, Work};
 
 /// How often an asker leads or follows anew after a question was abandoned (its task panicked).

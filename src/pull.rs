@@ -95,6 +95,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
         ..config.clone()
     };
     let mirror = Mirror::new(&asking, store.clone(), index, upstreams, metrics);
+    mirror.join_peers().await;
     mirror.keep_image_store();
     // Not before: a store that hangs while it is opened must not keep a signal from ending the process.
     let mut signals = Signals::listen()?;
@@ -104,6 +105,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
         let outcomes = join_all(pulls).await;
         mirror.published().await;
         mirror.list_layers().await;
+        mirror.leave_peers().await;
         outcomes
     };
     let results = tokio::select! {
@@ -115,7 +117,7 @@ async fn pull_all(config: &Config, order: &Order) -> anyhow::Result<(Outcome, Du
         // Whoever interrupts once more need not wait.
         let mut last_calls = LAST_CALLS;
         tokio::select! {
-            _ = timeout(LAST_CALLS, mirror.stop_extracting()) => {}
+            _ = timeout(LAST_CALLS, async { tokio::join!(mirror.stop_extracting(), mirror.leave_peers()) }) => {}
             () = signals.next() => last_calls = Duration::ZERO,
         }
         eprintln!("wharf: interrupted; what is complete stays in the store");

@@ -104,6 +104,7 @@ impl Store {
         FormatFile::read(&layout)?;
         let clearing = Mutex::new(owner::clear_dead(&layout));
         let work = WorkDir::open(&layout)?;
+        owner::clear_dead_claims(&layout, &work);
         let abilities = format::open_or_make(&layout, || probed(&layout, &work))?.map(Arc::new);
         let work = Some(work);
         let file = FormatFile::read(&layout)?.ok_or_else(|| missing(root))?;

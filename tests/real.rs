@@ -18,6 +18,7 @@ mod images;
 mod layers;
 mod local_image_store;
 mod materialise;
+mod mirrors;
 mod podman;
 mod pull;
 mod setup;

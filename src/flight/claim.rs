@@ -39,6 +39,7 @@
 //! - *Left claims* (the owner died, and nobody waited): the next who asks waits as any follower, or not at all if the owner
 //!   is known to be dead: its directory of beats is gone, as after an orderly end.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -441,6 +442,12 @@ impl<C: Calls> Claim<C> {
     }
 }
 
+impl<C: Calls> fmt::Debug for Claim<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "claim {} of {}", self.generation, self.key.0)
+    }
+}
+
 impl<C: Calls> Drop for Claim<C> {
     fn drop(&mut self) {
         if self.is_told {
@@ -574,6 +581,12 @@ impl Seen {
         }
         seen
     }
+}
+
+/// Returns the owners that the names in a generation's directory name: one, or none yet.
+pub(crate) fn owners(names: &[String]) -> Vec<String> {
+    let seen = Seen::read(0, names, Path::new(""));
+    seen.owner.into_iter().collect()
 }
 
 fn is_component(name: &str) -> bool {

@@ -5,6 +5,7 @@
 //! | `state` | how far the layers of an image are |
 //! | `setup` | whether this mirror extracts, and if not, why |
 //! | `layer` | the task of one layer: finds or extracts it, and publishes it on its stack |
+//! | `claim` | whether this mirror extracts it, or another one of the store |
 //! | `extract`, `origin`, `bytes`, `watch` | unpacks one layer from the bytes of its fill, or of the store |
 //! | `compression` | whether a blob is a layer that is there |
 //! | `fetch` | brings blobs into the store, and nothing more |
@@ -16,6 +17,7 @@
 //! record that names that directory. Whatever fails here, fills and what they serve go on.
 
 mod bytes;
+mod claim;
 mod compression;
 mod error;
 mod extract;

@@ -109,6 +109,42 @@ impl Drop for WorkDir {
     }
 }
 
+/// Lets other mirrors know at once which of this host's processes are dead, and clears what they claimed and nobody waits for.
+/// Failing to is logged, and no more than that.
+pub(super) fn clear_dead_claims(layout: &Layout, work: &WorkDir) {
+    let here = Place::current();
+    let is_dead = |name: &str| {
+        Owner::from_name(name).is_some_and(|owner| owner.place == here && owner.is_dead(&here, Path::new("")))
+    };
+    let clear = || {
+        for name in fs::list(&layout.mirrors())?.iter().filter(|name| is_dead(name)) {
+            fs::remove_tree(&layout.mirrors().join(name))?;
+        }
+        for key in fs::list(&layout.claims())? {
+            let dir = layout.claims().join(key);
+            let generations = fs::list(&dir)?.into_iter();
+            let Some(top) = generations.max() else { continue };
+            let owners = crate::flight::owners(&fs::list(&dir.join(top))?);
+            if !owners.is_empty() && owners.iter().all(|owner| is_dead(owner)) {
+                // As a whole: somebody may be about to take it over.
+                let away = work.path.join(random_name());
+                if std::fs::rename(&dir, &away).is_ok() {
+                    fs::remove_tree(&away)?;
+                }
+            }
+        }
+        Ok::<_, FsError>(())
+    };
+    if start_time_of(std::process::id()).is_some()
+        && let Err(error) = clear()
+    {
+        tracing::warn!(
+            error = error.full_text(),
+            "claims of dead processes stay for a while"
+        );
+    }
+}
+
 /// Removes the work of this host's dead processes. Failing to is logged, and no more than that.
 ///
 /// Returns the thread that removes layers, if there are any.

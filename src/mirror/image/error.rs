@@ -32,6 +32,8 @@ pub enum LayerError {
     Unpack(#[from] UnpackError),
     #[error("its uncompressed bytes have the digest {actual}, and the image's config says {expected}")]
     WrongDiffId { expected: DiffId, actual: DiffId },
+    #[error("another mirror of the store could not extract it: {0}")]
+    Told(String),
     #[error("a layer below it is not extracted")]
     Below,
     #[error(transparent)]
@@ -72,7 +74,9 @@ impl LayerError {
             Self::Unpack(
                 UnpackError::Fs(_) | UnpackError::Read(_) | UnpackError::Thread(_) | UnpackError::Died,
             ) => Some(REMEMBER_STORE),
-            Self::Unpack(_) | Self::WrongDiffId { .. } | Self::Crashed => Some(REMEMBER_LAYER),
+            Self::Unpack(_) | Self::WrongDiffId { .. } | Self::Told(_) | Self::Crashed => {
+                Some(REMEMBER_LAYER)
+            }
         }
     }
 

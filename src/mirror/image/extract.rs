@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::bytes::Counted;
+use super::claim::Turn;
 use super::extracted::Extracted;
 use super::layer::{ForWhom, LayerTask};
 use super::origin::Origin;
@@ -46,6 +47,8 @@ pub(super) enum Found {
     Extracted(Arc<Extracted>),
     /// Published, on another stack.
     Shared(ChainRecord),
+    /// Published on the stack of whoever has looked first.
+    Published,
 }
 
 type Answer = Result<Found, LayerError>;
@@ -76,6 +79,13 @@ pub(in crate::mirror) struct Extraction {
     running: Mutex<Vec<Weak<unpack::Progress>>>,
     pub(super) stop: CancellationToken,
     threads: TaskTracker,
+}
+
+impl LayerKey {
+    /// Tells whether whoever has the layer, on whatever stack, may share it.
+    pub(super) fn is_for_all(&self) -> bool {
+        self.stranger.is_none() && self.alone.is_none()
+    }
 }
 
 impl Extraction {
@@ -165,14 +175,24 @@ impl LayerTask {
         {
             return Ok(Found::Shared(shared));
         }
+        let claim = match self.take_turn(&key).await? {
+            Turn::Ours(claim) => claim,
+            Turn::Published => {
+                return Ok(self.shareable().await?.map_or(Found::Published, Found::Shared));
+            }
+        };
         let extracted = self.extract().await;
         match extracted {
             Ok(extracted) => {
+                if let Some(claim) = claim {
+                    extracted.keep(claim);
+                }
                 // Before the question ends, so that who asks next finds it.
                 self.extraction.waiting.insert(key, Arc::downgrade(&extracted));
                 Ok(Found::Extracted(extracted))
             }
             Err(error) => {
+                self.tell_failure(claim, &error).await;
                 self.note_failure(&error);
                 Err(error)
             }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::LayerError;
+use crate::flight::Claim;
+use crate::fs::Disk;
 use crate::oci::manifest::Descriptor;
 use crate::oci::{ChainLink, LayerId};
 use crate::store::{ChainRecord, Entry, LayerPlace, ListFirst, StagedLayer, Store};
@@ -18,6 +20,8 @@ pub(super) struct Extracted {
     blob: Descriptor,
     unpacked: Unpacked,
     place: Mutex<Place>,
+    /// Keeps other mirrors of the store from extracting it too.
+    claim: Mutex<Option<Claim<Disk>>>,
 }
 
 /// What a layer is published with.
@@ -51,6 +55,21 @@ impl Extracted {
             blob,
             unpacked,
             place: Mutex::new(Place::Staged(staged)),
+            claim: Mutex::default(),
+        }
+    }
+
+    /// Keeps the claim until the layer is published, or given up; lets others know that it is extracted.
+    pub(super) fn keep(&self, claim: Claim<Disk>) {
+        tokio::spawn(claim.tell_size(self.unpacked.size_bytes));
+        *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(claim);
+    }
+
+    /// Lets those who wait for the layer know that it is there.
+    pub(super) fn tell_published(&self) {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(claim) = claim {
+            claim.done();
         }
     }
 

@@ -136,6 +136,8 @@ impl LayerTask {
             let is_published = match found {
                 Found::Shared(record) => self.share(record).await?,
                 Found::Extracted(extracted) => self.publish_extracted(extracted).await?,
+                // On this stack, unless another image's task has looked first.
+                Found::Published => self.mirror.is_published(&self.link().chain_id).await?,
             };
             if is_published {
                 return Ok(());
@@ -209,6 +211,7 @@ impl LayerTask {
         let options = self.extraction.options.clone();
         let publishing = mirror.publishing.token();
         let (runtime, blob) = (Handle::current(), self.digest().clone());
+        let published = Arc::clone(&extracted);
         let publish = tokio::task::spawn_blocking(move || {
             let _publishing = publishing;
             let list = |name: &EntryName| runtime.block_on(mirror.list_first(name, &blob));
@@ -216,6 +219,7 @@ impl LayerTask {
         });
         let is_published = self.told(publish).await?;
         if is_published {
+            published.tell_published();
             self.mirror.metrics.layer(LayerOutcome::Published);
         }
         Ok(is_published)

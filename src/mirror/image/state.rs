@@ -45,7 +45,7 @@ pub struct Layer {
 /// Where a layer stands.
 #[derive(Clone, Debug)]
 pub enum LayerStage {
-    /// For its turn, or for another image's layer that is the same.
+    /// For its turn, for another image's layer that is the same, or for another mirror of the store.
     Waiting,
     /// Its bytes arrive, and are extracted meanwhile.
     Fetching,

@@ -1,0 +1,183 @@
+//! Several mirrors of one store: processes of their own that share a file system and nothing else.
+//!
+//! Extracting needs root; the upstream is the scripted one, which counts what it sends.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use crate::support::client::Response;
+use crate::support::dfs::{Kind, Shared};
+use crate::support::layers::{Layered, add, record, tar_of};
+use crate::support::mirror::{Mirror, Options};
+use crate::support::process::wait_until;
+use crate::support::sha256;
+use crate::support::store::{assert_blobs_are_whole, assert_nothing_staged};
+use crate::support::upstream::{Upstream, blob, bytes, then};
+
+const APP: &str = "library/app";
+/// Longer than anything may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(90);
+const MIB: usize = 1 << 20;
+/// As short as it may be, so that tests do not wait long.
+const QUICK: &str = "stall_timeout = \"6s\"\n";
+
+/// A file system, its upstream and mirrors, on its nodes in turn.
+struct Mirrors {
+    upstream: Upstream,
+    shared: Shared,
+    mirrors: Vec<Mirror>,
+}
+
+impl Mirrors {
+    fn start(kind: Kind, count: usize, keys: &str) -> Self {
+        let (upstream, shared) = (Upstream::start(), Shared::start(kind));
+        let mut mirrors = Self {
+            upstream,
+            shared,
+            mirrors: Vec::new(),
+        };
+        for _ in 0..count {
+            mirrors.add(keys);
+        }
+        mirrors
+    }
+
+    fn add(&mut self, keys: &str) {
+        let node = match self.mirrors.len() % 2 {
+            0 => self.shared.a(),
+            _ => self.shared.b(),
+        };
+        let mut options = Options::new(self.upstream.address()).keys(keys);
+        options.store = Some(node.join("store"));
+        self.mirrors.push(Mirror::start(&options));
+    }
+
+    fn open(&self, mirror: usize, digest: &str) -> Response {
+        let path = format!("/v2/{APP}/blobs/{digest}");
+        self.mirrors[mirror].ask(&path).open()
+    }
+
+    /// How often something was done by all mirrors together.
+    fn count(&self, metric: &str, labels: &str) -> f64 {
+        let mirrors = self.mirrors.iter();
+        mirrors.map(|mirror| mirror.metric(metric, labels)).sum()
+    }
+
+    /// Pulls as a client that keeps its own layers does; returns when all has proved right.
+    fn pull(&self, mirror: usize, image: &Layered) {
+        let mirror = &self.mirrors[mirror];
+        let manifest = mirror.ask(&format!("/v2/{APP}/manifests/v1")).send();
+        assert_eq!(manifest.status, 200);
+        for digest in std::iter::once(&image.config).chain(&image.layers) {
+            let answer = mirror.ask(&format!("/v2/{APP}/blobs/{digest}")).send();
+            assert_eq!(sha256(&answer.body), *digest);
+        }
+    }
+
+    /// Ends all mirrors, and asserts that they have left nothing but what is published.
+    fn end(mut self) {
+        let store = self.mirrors[0].store().to_owned();
+        for mirror in &mut self.mirrors {
+            mirror.stop();
+        }
+        assert_nothing_staged(&store);
+        assert_blobs_are_whole(&store);
+    }
+}
+
+fn a_cold_image_is_fetched_and_extracted_once(kind: Kind) {
+    let mirrors = Mirrors::start(kind, 3, "");
+    let layers: Vec<Vec<u8>> = (0..10)
+        .map(|seed| tar_of(&[(&format!("file-{seed}"), &bytes(300_000, seed))]))
+        .collect();
+    let image = add(&mirrors.upstream, APP, "v1", &layers);
+    let barrier = Barrier::new(24);
+    std::thread::scope(|scope| {
+        for client in 0..24 {
+            let (mirrors, image, barrier) = (&mirrors, &image, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                mirrors.pull(client % 3, image);
+            });
+        }
+    });
+    for digest in &image.layers {
+        assert_eq!(mirrors.upstream.blob_gets(digest), 1, "{digest}");
+    }
+    assert_eq!(mirrors.upstream.blob_gets(&image.config), 1);
+    wait_until("all layers to be published", LIMIT, || {
+        let store = mirrors.mirrors[0].store();
+        image
+            .chain_ids
+            .iter()
+            .all(|chain_id| record(store, chain_id).is_some())
+            .then_some(())
+    });
+    assert_eq!(mirrors.count("wharf_layers_total", "outcome=\"published\""), 10.0);
+    assert_eq!(mirrors.count("wharf_layers_total", "outcome=\"failed\""), 0.0);
+    mirrors.end();
+}
+
+#[test]
+fn on_ext4_a_cold_image_is_fetched_and_extracted_once_for_three_mirrors() {
+    a_cold_image_is_fetched_and_extracted_once(Kind::Ext4);
+}
+
+#[test]
+fn on_gluster_a_cold_image_is_fetched_and_extracted_once_for_three_mirrors() {
+    a_cold_image_is_fetched_and_extracted_once(Kind::Gluster);
+}
+
+#[test]
+fn on_moosefs_a_cold_image_is_fetched_and_extracted_once_for_three_mirrors() {
+    a_cold_image_is_fetched_and_extracted_once(Kind::MooseFs);
+}
+
+/// The owner is killed when it has sent its client such a part of the blob; others have begun to read it.
+fn a_killed_owner_is_replaced(kind: Kind, percent: usize) {
+    let mut mirrors = Mirrors::start(kind, 2, QUICK);
+    let whole = bytes(10 * MIB, percent as u64);
+    let digest = mirrors.upstream.add_blob(APP, whole.clone());
+    // Ten seconds.
+    mirrors
+        .upstream
+        .script(blob(&digest), then().bytes_per_second(MIB));
+    let mut owner = mirrors.open(0, &digest);
+    let first = owner.read(1000);
+    let started = Instant::now();
+    let mut follower = mirrors.open(1, &digest);
+    let mut seen = follower.read(1000);
+    let behind = started.elapsed();
+    assert!(
+        behind < Duration::from_secs(3),
+        "the follower's first byte came {behind:?} later"
+    );
+    assert_eq!(first, seen);
+    owner.read(whole.len() * percent / 100 - 1000);
+    mirrors.mirrors[0].kill();
+    seen.extend(follower.end().expect("the rest").body);
+    assert!(seen == whole, "other bytes");
+    let sent = mirrors.upstream.bytes_sent(&digest) as f64 / whole.len() as f64;
+    println!("{kind:?}, {percent} %: {sent:.3} times the blob's bytes were fetched");
+    assert!(sent <= 1.2, "{sent:.3} times the blob's bytes were fetched");
+    // The dead one clears what it left when it starts again.
+    mirrors.mirrors[0].start_again();
+    mirrors.end();
+}
+
+#[test]
+fn on_ext4_an_owner_that_is_killed_is_replaced() {
+    for percent in [10, 50, 99] {
+        a_killed_owner_is_replaced(Kind::Ext4, percent);
+    }
+}
+
+#[test]
+fn on_gluster_an_owner_that_is_killed_is_replaced() {
+    a_killed_owner_is_replaced(Kind::Gluster, 50);
+}
+
+#[test]
+fn on_moosefs_an_owner_that_is_killed_is_replaced() {
+    a_killed_owner_is_replaced(Kind::MooseFs, 50);
+}
