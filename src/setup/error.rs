@@ -49,6 +49,16 @@ pub enum SetupError {
         found: String,
         wanted: String,
     },
+    /// The node's own image store would be in the way of something else, or that of it.
+    #[error(
+        "{} cannot be this node's own image store: {} is {what}, and one must not lie in the other; name another \
+         directory on a local disk (--podman DIR)", .dir.display(), .other.display()
+    )]
+    ImageStore {
+        dir: PathBuf,
+        other: PathBuf,
+        what: &'static str,
+    },
     /// A link leads out of the directory of configurations.
     #[error(
         "{} leads to {}, outside {}, where nothing is written; put a file in the link's place, or run this on the node",

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::{Filling, Order, Plan, SetupError, agent, whole};
 use crate::setup::{ImageStore, Runtime, template};
 use form::Form;
+pub use storage_conf::names_image_store;
 
 /// Where this node reads layers, and whatever follows from it.
 struct Chosen {
@@ -26,16 +27,23 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
     let storage = storage_conf::merge(order, filling, &chosen)?;
     let mut notes = vec![chosen.form.reason.clone()];
     notes.extend(storage_conf::overriding(order, &chosen)?);
+    let mut warnings = Vec::new();
+    if chosen.form.kind == ImageStore::Local {
+        form::refuse_overlap(order, &storage_conf::graphroot(&storage)?)?;
+    }
     files.push(storage);
     if order.runtime == Runtime::Crio {
         files.extend(crio::files(order, &chosen)?);
     }
     let mut empty_files = Vec::new();
     match chosen.form.kind {
-        ImageStore::Shared => match form::lock_files(order) {
-            Ok(found) => empty_files = found,
-            Err(why) => notes.push(why),
-        },
+        ImageStore::Shared => {
+            warnings.extend(form::shared_store_warning(&order.store));
+            match form::lock_files(order) {
+                Ok(found) => empty_files = found,
+                Err(why) => notes.push(why),
+            }
+        }
         ImageStore::Local => {
             files.extend(agent::podman_files(order, filling)?);
             empty_files = form::local_lock_files(order)?;
@@ -49,6 +57,7 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
     notes.extend(limits(order.runtime).map(str::to_owned));
     Ok(Plan {
         empty_files,
+        warnings,
         ..Plan::of(files, notes)
     })
 }
