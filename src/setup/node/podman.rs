@@ -2,11 +2,12 @@
 
 mod crio;
 mod form;
+mod registries;
 mod storage_conf;
 
 use std::path::Path;
 
-use super::{Filling, Order, Plan, SetupError, agent, whole};
+use super::{Filling, Order, Plan, SetupError, agent};
 use crate::setup::{ImageStore, Runtime, template};
 use form::Form;
 pub use storage_conf::names_image_store;
@@ -21,13 +22,14 @@ struct Chosen {
 }
 
 pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError> {
-    let registries = order.etc.join("containers/registries.conf.d/50-wharf.conf");
-    let mut files = vec![whole(&registries, filling.registries(), order.force)?];
+    let (registries, others) = registries::plan(order, filling)?;
+    let mut files = vec![registries];
     let chosen = Chosen::choose(order, filling)?;
     let storage = storage_conf::merge(order, filling, &chosen)?;
     let mut notes = vec![chosen.form.reason.clone()];
     notes.extend(storage_conf::overriding(order, &chosen)?);
-    let mut warnings = Vec::new();
+    notes.extend(others.replaced);
+    let mut warnings = others.winning;
     if chosen.form.kind == ImageStore::Local {
         form::refuse_overlap(order, &storage_conf::graphroot(&storage)?)?;
     }

@@ -482,3 +482,61 @@ fn an_image_store_that_cannot_be_made_leaves_all_files_as_they_were() {
     assert!(error.contains("/proc/wharf"), "{error}");
     assert_eq!(tree(node.etc.path()), before);
 }
+
+#[test]
+fn a_registry_that_another_file_blocks_is_refused_by_name_and_neither_opened_nor_lost() {
+    const BLOCK: &str = "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n";
+    for (file, can_be_replaced, text) in [
+        ("containers/registries.conf", true, BLOCK),
+        (
+            "containers/registries.conf",
+            true,
+            "[registries.block]\nregistries = [\"docker.io\"]\n",
+        ),
+        ("containers/registries.conf.d/10-a.conf", true, BLOCK),
+        ("containers/registries.conf.d/90-b.conf", false, BLOCK),
+        (
+            "containers/registries.conf.d/90-b.conf",
+            false,
+            "registry = [{ prefix = \"ghcr.io\", location = \"x\", blocked = true }]\n",
+        ),
+    ] {
+        let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(file, text);
+        let error = node.refusal();
+        assert!(error.contains(file) && error.contains("blocked"), "{error}");
+        assert_eq!(error.contains("--force"), can_be_replaced, "{error}");
+        node.order.force = true;
+        let plan = node.plan().unwrap();
+        let said = if can_be_replaced {
+            plan.notes
+        } else {
+            plan.warnings
+        };
+        assert!(said.iter().any(|said| said.contains(file)), "{said:?}");
+    }
+}
+
+#[test]
+fn a_file_of_registries_that_is_read_later_is_told_to_have_the_last_word() {
+    let block = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"other.example\"\n";
+    let told = |name: &str, text: &str| {
+        let name = format!("containers/registries.conf.d/{name}");
+        let plan = node(Runtime::Podman, Some(ImageStore::Local))
+            .with(&name, text)
+            .plan()
+            .unwrap();
+        let names = |said: &[String]| {
+            said.iter()
+                .any(|said| said.contains(&name) && said.contains("docker.io"))
+        };
+        (names(&plan.warnings), names(&plan.notes))
+    };
+    assert_eq!(told("90-b.conf", block), (true, false));
+    assert_eq!(told("10-a.conf", block), (false, true));
+    assert_eq!(
+        told("90-b.conf", &block.replace("docker.io", "quay.io")),
+        (false, false)
+    );
+    // Podman reads no such file.
+    assert_eq!(told("90-b.conf.old", block), (false, false));
+}
