@@ -88,6 +88,40 @@ mod tests {
     }
 
     #[test]
+    fn an_agents_log_level_is_checked_as_the_mirrors_is() {
+        for (level, is_level) in [
+            ("debug", true),
+            ("off", true),
+            ("info,wharf::snapshotter=debug", true),
+            ("wharf=debug", true),
+            ("nonsense", false),
+            ("", false),
+            ("wharf=loud", false),
+        ] {
+            let agent = [
+                "wharf",
+                "agent",
+                "--store",
+                "/s",
+                "--podman",
+                "/p",
+                "--log-level",
+                level,
+            ];
+            let parsed = Arguments::try_parse_from(agent);
+            assert_eq!(parsed.is_ok(), is_level, "{level}");
+            assert_eq!(crate::config::log_level(level).is_ok(), is_level, "{level}");
+            if let Err(error) = parsed {
+                let text = error.to_string();
+                assert!(
+                    text.contains("--log-level") && text.contains("is no log level"),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn offline_may_be_switched_off_by_flag() {
         for (argument, expected) in [
             ("--offline", true),

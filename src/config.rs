@@ -25,6 +25,7 @@ pub use client::{Client, ParseClientError};
 pub use error::{ConfigError, Origin};
 pub use load::Overrides;
 pub use secret::Secret;
+pub use validate::log_level;
 
 use crate::oci::RegistryHost;
 use crate::unpack::Limits;

@@ -39,7 +39,7 @@ use crate::fs::{Disk, FsError};
 use crate::oci::LayerId;
 use crate::store::{EntryName, EntryTexts, OpenStoreError, Store, layer_list};
 use crate::telemetry::full_text;
-use files::Files;
+use files::{Files, Written};
 
 /// How many entries one call to the store reads: few enough that a slow one ends within its deadline.
 const ENTRIES_A_CALL: usize = 32;
@@ -58,6 +58,7 @@ pub struct LocalImageStore {
     /// What the log has said.
     told_away: bool,
     told_unreadable: BTreeSet<EntryName>,
+    told_foreign: BTreeSet<String>,
 }
 
 /// Why a directory cannot be a node's image store.
@@ -82,8 +83,17 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
     /// Nothing is mounted, or another directory.
-    #[error("the store {} is not there: is its file system mounted on this node?", root.display())]
+    #[error(
+        "the store {} is not there: is its file system mounted on this node, and this its directory (the one with \
+         wharf.json; --store DIR)?", root.display()
+    )]
     Missing { root: PathBuf },
+    /// A directory is there, which may be what the store is to be mounted on.
+    #[error(
+        "{} is no store, as it has no wharf.json: mount the store's file system if it is not mounted there, or name the \
+         store's own directory in it (--store DIR)", root.display()
+    )]
+    NoStore { root: PathBuf },
     /// It cannot be read.
     #[error(transparent)]
     Unusable(#[from] OpenStoreError),
@@ -142,6 +152,7 @@ impl LocalImageStore {
             is_written: false,
             told_away: false,
             told_unreadable: BTreeSet::new(),
+            told_foreign: BTreeSet::new(),
         })
     }
 
@@ -155,7 +166,20 @@ impl LocalImageStore {
     pub async fn refresh(&mut self) -> Result<Refreshed, RefreshError> {
         let named = self.named().await;
         self.tell_away(named.as_ref().err());
-        let named = named?;
+        self.list(named?).await
+    }
+
+    /// Does the same for a caller that reports the failure itself: the log does not say that the store is away.
+    ///
+    /// # Errors
+    /// As [`LocalImageStore::refresh`].
+    pub async fn refresh_once(&mut self) -> Result<Refreshed, RefreshError> {
+        let named = self.named().await?;
+        self.list(named).await
+    }
+
+    /// Lists what the store names.
+    async fn list(&mut self, named: BTreeSet<EntryName>) -> Result<Refreshed, RefreshError> {
         let before = self.entries.len();
         self.entries.retain(|name, _| named.contains(name));
         let mut is_changed = self.entries.len() != before;
@@ -184,7 +208,10 @@ impl LocalImageStore {
         let root = self.store.clone();
         let asked = self.disk.run("list layers of", &self.store, move || {
             let answer = || -> Result<BTreeSet<EntryName>, RefreshError> {
-                let missing = || RefreshError::Missing { root: root.clone() };
+                let missing = || match root.is_dir() {
+                    true => RefreshError::NoStore { root: root.clone() },
+                    false => RefreshError::Missing { root: root.clone() },
+                };
                 let store = match Store::open_read_only(&root) {
                     Err(OpenStoreError::Missing { .. }) => return Err(missing()),
                     opened => opened?,
@@ -257,9 +284,23 @@ impl LocalImageStore {
         let layers = self.entries.keys().filter_map(layer).collect();
         let files = Arc::clone(&self.files);
         let written = tokio::task::spawn_blocking(move || files.write(&list, &layers)).await?;
-        let is_changed = written.map_err(RefreshError::Local)?;
-        self.is_written = true;
+        let Written { is_changed, foreign } = written.map_err(RefreshError::Local)?;
+        // Podman may remove them, and then the layers need their links again.
+        self.is_written = foreign.is_empty();
+        self.tell_foreign(foreign);
         Ok(is_changed)
+    }
+
+    fn tell_foreign(&mut self, foreign: BTreeSet<String>) {
+        let mut untold = foreign.difference(&self.told_foreign);
+        if let Some(layer) = untold.next() {
+            tracing::warn!(
+                layer, others = untold.count(), dir = %self.files.overlay().display(),
+                "Podman has put a directory in the place of a layer's link; it is left alone, and its disk space is \
+                 Podman's until that removes the image"
+            );
+        }
+        self.told_foreign = foreign;
     }
 
     fn tell_away(&mut self, error: Option<&RefreshError>) {

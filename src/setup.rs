@@ -24,6 +24,7 @@ pub use empty_file::EmptyFile;
 pub use error::SetupError;
 pub use file::FileChange;
 pub use installed::{Installed, Version};
+pub use node::names_image_store;
 
 /// What runs a node's containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -86,6 +87,8 @@ pub struct Plan {
     pub by_hand: Vec<FileChange>,
     /// The same, of empty files.
     pub empty_by_hand: Vec<EmptyFile>,
+    /// What harms the node, or others, until the operator mends it; also where nothing is to change.
+    pub warnings: Vec<String>,
     /// What the operator must know, and do.
     pub notes: Vec<String>,
 }
@@ -106,6 +109,7 @@ impl Plan {
             empty_files: Vec::new(),
             by_hand: Vec::new(),
             empty_by_hand: Vec::new(),
+            warnings: Vec::new(),
             notes,
         }
     }
@@ -127,11 +131,14 @@ impl Plan {
 
     /// Writes each file that changes, whole or not at all, and keeps what was there before in `<file>.wharf-backup`.
     ///
+    /// The empty files come first: they make the image store, and a runtime that is told of one that cannot be made
+    /// fails on every command.
+    ///
     /// # Errors
     /// Any errno, with the path. Files before it are written.
     pub fn write(&self) -> Result<(), SetupError> {
-        self.files.iter().try_for_each(FileChange::write)?;
-        self.empty_files.iter().try_for_each(EmptyFile::write)
+        self.empty_files.iter().try_for_each(EmptyFile::write)?;
+        self.files.iter().try_for_each(FileChange::write)
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) async fn refresh_once(place: &Place) -> anyhow::Result<()> {
         }
         opened => opened?,
     };
-    let refreshed = images.refresh().await?;
+    let refreshed = images.refresh_once().await?;
     tracing::info!(
         dir = %place.dir.display(), layers = refreshed.entries, unreadable = refreshed.unreadable,
         changed = refreshed.is_changed, "the image store is up to date"

@@ -11,7 +11,7 @@ use super::mirror_argument::MirrorUrlParser;
 use super::node_paths::NodePaths;
 use crate::agent::mirrors::MirrorUrl;
 use crate::agent::{self, Settings, SnapshotSettings};
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, log_level};
 
 /// Where everything is on this node.
 #[derive(Debug, Args)]
@@ -62,7 +62,7 @@ pub(super) struct AgentArguments {
     #[arg(long, value_name = "DURATION", env = "WHARF_STORE_TIMEOUT", default_value = "10s", value_parser = duration)]
     store_timeout: Duration,
     /// What is logged: error, warn, info, debug, or a filter such as info,wharf::snapshotter=debug
-    #[arg(long, value_name = "FILTER", env = "WHARF_LOG_LEVEL", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "WHARF_LOG_LEVEL", default_value = "info", value_parser = log_level)]
     log_level: String,
 }
 

@@ -86,6 +86,9 @@ pub(super) fn run(arguments: SetupArguments) -> anyhow::Result<()> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot print the changes")?;
+    for warning in &plan.warnings {
+        eprintln!("warning: {warning}");
+    }
     if plan.is_done() {
         eprintln!("this node has all that it needs; nothing is to change");
         return Ok(());

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::error::Invalid;
@@ -316,17 +317,27 @@ fn log(raw: RawLog) -> Result<Log, Invalid> {
         }
     };
     let level = raw.level.unwrap_or(default.level);
-    if level.is_empty() || EnvFilter::try_new(&level).is_err() {
-        let remedy =
-            "write error, warn, info, debug or trace, or a filter such as \"info,wharf::upstream=debug\"";
-        let problem = format!("{level:?} is no log level; {remedy}");
-        return Err(Invalid::new("log.level", problem));
-    }
     Ok(Log {
         format,
-        level,
+        level: log_level(&level).map_err(|problem| Invalid::new("log.level", problem))?,
         access: raw.access.unwrap_or(default.access),
     })
+}
+
+/// Reads a log level or filter.
+///
+/// # Errors
+/// Says what is wrong and what to write.
+pub fn log_level(level: &str) -> Result<String, String> {
+    // Such a word would be a filter: for a module of that name alone, so that nothing is logged.
+    let is_lone_module =
+        !level.contains(|c: char| ",=:[".contains(c)) && LevelFilter::from_str(level).is_err();
+    if level.is_empty() || is_lone_module || EnvFilter::try_new(level).is_err() {
+        let remedy =
+            "write error, warn, info, debug or trace, or a filter such as \"info,wharf::upstream=debug\"";
+        return Err(format!("{level:?} is no log level; {remedy}"));
+    }
+    Ok(level.to_owned())
 }
 
 fn access_rule((index, raw): (usize, RawAccessRule)) -> Result<AccessRule, Invalid> {

@@ -7,6 +7,7 @@ use rustix::fs::StatVfsMountFlags;
 use super::remedy::{Need, remedy};
 use super::{Check, DoctorError, Report, mount, reach};
 use crate::fs::{Kind, Mount, missing_privileges};
+use crate::setup;
 use crate::store::{Reference, Store};
 
 /// Examines the mount that `dir`, a store, is in, without writing.
@@ -18,7 +19,9 @@ pub fn examine_node(dir: &Path) -> Result<Report, DoctorError> {
     let mount = Mount::of(dir)?;
     let mut report = Report::new(dir, &mount);
     report.checks.push(mount::place(&mount));
-    report.checks.push(writable(&mount));
+    report
+        .checks
+        .push(writable(&mount, setup::names_image_store(Path::new("/etc"), dir)));
     report.checks.push(flags(&mount));
     report.checks.push(reach::check(dir, &mount)?);
     report.checks.extend(match &seen.reference {
@@ -39,10 +42,19 @@ pub fn examine_node(dir: &Path) -> Result<Report, DoctorError> {
     Ok(report)
 }
 
-fn writable(mount: &Mount) -> Check {
+/// Says whether the mount is read-only. Podman removes and replaces layers in a list of the store that it can write.
+fn writable(mount: &Mount, is_named_by_podman: bool) -> Check {
     let name = "read-only";
     if mount.flags.contains(StatVfsMountFlags::RDONLY) {
         return Check::ok(name, "mounted ro: a node only reads");
+    }
+    if is_named_by_podman {
+        let found =
+            "mounted rw, and storage.conf names it: `podman rmi` and failed pulls remove layers of all nodes";
+        return Check::problem(name, found).remedy(
+            "mount with ro,nosuid,nodev; where a mirror runs on this machine, name a read-only bind mount of the store in \
+             storage.conf (`wharf setup podman --store OTHER`)",
+        );
     }
     Check::warning(
         name,
@@ -156,6 +168,21 @@ mod tests {
                 .unwrap()
                 .contains("selinux")
         );
+    }
+
+    #[test]
+    fn a_writable_mount_is_a_problem_where_podman_reads_the_stores_lists() {
+        let mut mount = Mount::of(Path::new("/")).unwrap();
+        for (is_read_only, is_named, status) in [
+            (true, true, Status::Ok),
+            (false, false, Status::Warning),
+            (false, true, Status::Problem),
+        ] {
+            mount.flags.set(StatVfsMountFlags::RDONLY, is_read_only);
+            let check = writable(&mount, is_named);
+            assert_eq!(check.status, status, "{check:?}");
+            assert_eq!(check.found.contains("podman rmi"), status == Status::Problem);
+        }
     }
 
     #[test]

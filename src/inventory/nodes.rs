@@ -138,6 +138,9 @@ impl<'a> Sizes<'a> {
 
 impl fmt::Display for Nodes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes.is_empty() {
+            return writeln!(f, "no agent has told of a node that uses this store");
+        }
         self.nodes.iter().try_for_each(|node| writeln!(f, "{node}"))
     }
 }

@@ -10,6 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::OpenError;
 use crate::fs::{FsError, create_new, list, make_dirs, random_name, read, remove, sync_dir};
+use crate::oci::LayerId;
 
 /// What follows a layer's id in the name of the file that re-makes its archive.
 const TAR_SPLIT: &str = ".tar-split.gz";
@@ -35,6 +36,22 @@ pub(super) struct Files {
     source: PathBuf,
     /// The lock ends with it.
     _lock: File,
+}
+
+/// What is in the place of layers.
+#[derive(Default)]
+struct Found {
+    linked: BTreeSet<String>,
+    /// What is no link, and so not wharf's.
+    foreign: BTreeSet<String>,
+}
+
+/// What writing the list has come to.
+pub(super) struct Written {
+    /// False if the list was that already.
+    pub(super) is_changed: bool,
+    /// Layers in whose place Podman has put a directory of its own.
+    pub(super) foreign: BTreeSet<String>,
 }
 
 impl Files {
@@ -73,13 +90,14 @@ impl Files {
         Ok((files, list))
     }
 
-    /// Makes the list what is given, of those layers; false if it is that already.
+    /// Makes the list what is given, of those layers.
     ///
+    /// Directories that Podman has put in the place of links are left alone: they are Podman's, and hold what it made.
     /// A reader sees the old list or the new one. A layer has its links as soon as it is listed and not before: of one that
     /// is there and not listed, containers/storage believes that a killed process has left it, and a pull fails that
     /// cannot remove it.
-    pub(super) fn write(&self, content: &[u8], layers: &BTreeSet<String>) -> Result<bool, FsError> {
-        let linked = self.linked()?;
+    pub(super) fn write(&self, content: &[u8], layers: &BTreeSet<String>) -> Result<Written, FsError> {
+        let Found { linked, foreign } = self.found()?;
         let is_changed = read(&self.list())?.as_deref() != Some(content);
         if is_changed {
             self.replace(&self.list(), content)?;
@@ -91,7 +109,7 @@ impl Files {
         for layer in linked.difference(layers) {
             self.unlink(layer)?;
         }
-        Ok(is_changed)
+        Ok(Written { is_changed, foreign })
     }
 
     fn layers(&self) -> PathBuf {
@@ -110,15 +128,27 @@ impl Files {
         self.layers().join("layers.lock")
     }
 
-    fn overlay(&self) -> PathBuf {
+    pub(super) fn overlay(&self) -> PathBuf {
         self.dir.join(OVERLAY)
     }
 
-    /// Returns the layers that have their links.
-    fn linked(&self) -> Result<BTreeSet<String>, FsError> {
-        let mut names: BTreeSet<String> = list(&self.overlay())?.into_iter().collect();
-        names.remove(SHORT_NAMES);
-        Ok(names)
+    /// Returns what is in the place of layers.
+    fn found(&self) -> Result<Found, FsError> {
+        let dir = self.overlay();
+        let error = |source| FsError::new("list", &dir, source);
+        let mut found = Found::default();
+        for entry in std::fs::read_dir(&dir).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let kind = entry.file_type().map_err(error)?;
+            match entry.file_name().into_string() {
+                Ok(name) if name == SHORT_NAMES => {}
+                Ok(name) if kind.is_symlink() => drop(found.linked.insert(name)),
+                Ok(name) => drop(found.foreign.insert(name)),
+                // No layer's name; what it is was looked at when this was opened.
+                Err(_) => {}
+            }
+        }
+        Ok(found)
     }
 
     fn link(&self, layer: &str) -> Result<(), FsError> {
@@ -149,7 +179,7 @@ impl Files {
     fn link_source(&self) -> Result<(), FsError> {
         let is_new = self.lead(&self.dir.join(SOURCE), &self.source.join(OVERLAY))?;
         if is_new {
-            for layer in self.linked()? {
+            for layer in self.found()?.linked {
                 self.unlink(&layer)?;
             }
         }
@@ -216,10 +246,21 @@ fn refuse_foreign(dir: &Path) -> Result<(), OpenError> {
             return Err(OpenError::Foreign { path: entry.path() });
         }
     }
-    // What this program puts there is links.
+    let source = dir.join(SOURCE);
+    let is_link = |path: &Path| path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if source.symlink_metadata().is_ok() && !is_link(&source) {
+        return Err(OpenError::Foreign { path: source });
+    }
+    // What this program puts there is links. A Podman that makes a layer itself replaces the layer's link by a directory;
+    // beside the link to the store's layers, which Podman never makes, it is such a one.
+    let is_of_podman = |entry: &std::fs::DirEntry| {
+        entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && entry.file_name().to_str().and_then(LayerId::parse).is_some()
+            && is_link(&source)
+    };
     for entry in entries(&dir.join(OVERLAY))?.into_iter().flatten() {
         let entry = entry.map_err(|source| FsError::new("list", dir, source))?;
-        if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+        if !entry.file_type().is_ok_and(|kind| kind.is_symlink()) && !is_of_podman(&entry) {
             return Err(OpenError::Foreign { path: entry.path() });
         }
     }

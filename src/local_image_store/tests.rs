@@ -220,12 +220,16 @@ async fn a_store_that_is_away_changes_nothing_and_heals() {
     let file = node.list_file();
     let elsewhere = node.root.path().join("elsewhere");
     fs::rename(node.store(), &elsewhere).unwrap();
+    let error = images.refresh().await.unwrap_err();
+    assert!(matches!(error, RefreshError::Missing { .. }), "{error:?}");
     // As an unmounted file system shows it, with and without the lock files that setup leaves there.
     for bare in ["store", "store/layers/entries"] {
         fs::create_dir_all(node.root.path().join(bare)).unwrap();
         let error = images.refresh().await.unwrap_err();
-        assert!(matches!(error, RefreshError::Missing { .. }), "{error:?}");
-        assert!(error.to_string().contains("mounted"), "{error}");
+        assert!(matches!(error, RefreshError::NoStore { .. }), "{error:?}");
+        for said in ["mounted", "no store", "wharf.json", "--store DIR"] {
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
     assert_eq!((node.ids(), node.list_file()), (vec![id(1)], file));
     drop(images);
@@ -289,6 +293,66 @@ fn podmans_own_storage_is_refused_untouched() {
         let error = opened.err().unwrap();
         assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
         assert_eq!(crate::fs::list(&dir).unwrap(), [foreign]);
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_the_link_to_the_layers_is_refused_with_what_to_do() {
+    let node = Node::new();
+    fs::create_dir_all(node.dir().join("layers")).unwrap();
+    let opened = LocalImageStore::open(&node.dir(), &node.store(), Disk::new(Duration::from_secs(1)));
+    let error = opened.err().unwrap().to_string();
+    assert!(
+        error.contains("layers is there") && error.contains("--podman DIR"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_directory_that_podman_put_in_the_place_of_a_link_is_left_alone_and_all_else_goes_on() {
+    let node = Node::new();
+    node.add(&id(1));
+    node.add(&id(2));
+    node.open().refresh().await.unwrap();
+    let link = node.dir().join("overlay").join(id(1));
+    fs::remove_file(&link).unwrap();
+    fs::create_dir_all(link.join("diff/podmans")).unwrap();
+    // A layer that the store does not name, which must not be removed as one that it names no more.
+    let unnamed = node.dir().join("overlay").join(id(7));
+    fs::create_dir_all(unnamed.join("diff/podmans")).unwrap();
+    let mut images = node.open();
+    for (number, is_changed) in [(2, false), (3, true), (3, false)] {
+        if is_changed {
+            node.add(&id(number));
+        }
+        assert_eq!(images.refresh().await.unwrap(), refreshed(number, 0, is_changed));
+    }
+    assert_eq!(node.ids(), [id(1), id(2), id(3)]);
+    assert!(fs::read_link(node.dir().join("overlay").join(id(3))).is_ok());
+    fs::remove_file(node.entry(&id(1))).unwrap();
+    assert_eq!(images.refresh().await.unwrap(), refreshed(2, 0, true));
+    for dir in [&link, &unnamed] {
+        assert!(dir.join("diff/podmans").is_dir());
+    }
+    // Podman has removed its own.
+    node.add(&id(1));
+    images.refresh().await.unwrap();
+    fs::remove_dir_all(&link).unwrap();
+    images.refresh().await.unwrap();
+    assert!(fs::read_link(&link).is_ok(), "it is a link again");
+}
+
+#[test]
+fn what_is_no_layer_among_the_links_is_refused() {
+    let node = Node::new();
+    drop(node.open());
+    let overlay = node.dir().join("overlay");
+    for name in ["l-too".to_owned(), format!("{}-init", id(1))] {
+        fs::create_dir(overlay.join(&name)).unwrap();
+        let opened = LocalImageStore::open(&node.dir(), &node.store(), Disk::new(Duration::from_secs(1)));
+        let error = opened.err().unwrap();
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error:?}");
+        fs::remove_dir(overlay.join(&name)).unwrap();
     }
 }
 

@@ -49,6 +49,28 @@ pub enum SetupError {
         found: String,
         wanted: String,
     },
+    /// The node's own image store would be in the way of something else, or that of it.
+    #[error(
+        "{} cannot be this node's own image store: {} is {what}, and one must not lie in the other; name another \
+         directory on a local disk (--podman DIR)", .dir.display(), .other.display()
+    )]
+    ImageStore {
+        dir: PathBuf,
+        other: PathBuf,
+        what: &'static str,
+    },
+    /// A file of registries blocks what is to come through the mirror, and wharf's file would undo that.
+    #[error(
+        "{} has blocked = true for {registry}, and wharf's file would open it; remove the block there, or replace it with \
+         --force", .path.display()
+    )]
+    Blocked { path: PathBuf, registry: String },
+    /// The same, by a file that wins over wharf's.
+    #[error(
+        "{} has blocked = true for {registry}, and wins over wharf's file, as it is read later; remove the block there",
+        .path.display()
+    )]
+    BlockedLater { path: PathBuf, registry: String },
     /// A link leads out of the directory of configurations.
     #[error(
         "{} leads to {}, outside {}, where nothing is written; put a file in the link's place, or run this on the node",

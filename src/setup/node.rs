@@ -6,6 +6,8 @@ mod docker;
 mod hosts;
 mod podman;
 
+pub use podman::names_image_store;
+
 use std::path::{Component, Path};
 
 use toml_edit::{DocumentMut, Item, TableLike};

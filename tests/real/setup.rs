@@ -125,6 +125,13 @@ fn podmans_lock_files_are_made_under_the_mount_of_a_store_and_keep_podman_workin
     assert!(!store.join("layers").exists(), "the mounted store is left alone");
     let again = setup(&[]);
     assert!(again.stderr.contains("nothing is to change"), "{again:?}");
+    let warning = format!("warning: {} is writable here", store.display());
+    for ended in [&printed, &written, &again] {
+        assert!(ended.stderr.contains(&warning), "{ended:?}");
+    }
+    shell(&format!("mount -o remount,bind,ro {store:?}"));
+    let read_only = setup(&[]);
+    assert!(!read_only.stderr.contains("warning"), "{read_only:?}");
 
     let podman = |conf: &Path| {
         let mut command = bound_command("podman");

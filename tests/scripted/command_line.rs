@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::client::Request;
 use crate::support::mirror::{wait_ready, wharf};
-use crate::support::process::{Service, free_address};
+use crate::support::process::{Service, free_address, run};
 use crate::support::upstream::{Upstream, manifests};
 
 use super::{APP, manifest_path};
@@ -49,4 +49,18 @@ fn the_everyday_keys_are_flags_and_variables() {
         assert!(Path::new(&path("a-store/wharf.json")).exists(), "{what}: store");
         assert!(Path::new(&path("an-index")).exists(), "{what}: index");
     }
+}
+
+#[test]
+fn a_run_of_the_agent_that_cannot_read_the_store_says_so_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = wharf();
+    command
+        .args(["agent", "--once", "--podman"])
+        .arg(directory.path().join("node"));
+    command.arg("--store").arg(directory.path());
+    let ended = run(command);
+    assert_eq!(ended.code(), 1, "{ended:?}");
+    assert_eq!(ended.stderr.matches("wharf.json").count(), 1, "{ended:?}");
+    assert!(ended.stderr.contains("--store DIR"), "{ended:?}");
 }

@@ -139,3 +139,17 @@ fn kubernetes_is_another_word_for_containerd() {
         assert!(printed.stdout.contains(said), "{said}: {printed:?}");
     }
 }
+
+#[test]
+fn a_warning_is_printed_and_is_no_error() {
+    let machine = Machine::new();
+    machine.write(
+        "store/wharf.json",
+        "{\"format\": 1, \"store_id\": \"0123456789abcdef\"}",
+    );
+    let store = machine.0.path().join("store").display().to_string();
+    let ended = run(machine.setup(&["podman", "--image-store", "shared", "--store", &store]));
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let warning = format!("warning: {store} is writable here");
+    assert!(ended.stderr.contains(&warning), "{ended:?}");
+}

@@ -2,13 +2,15 @@
 
 mod crio;
 mod form;
+mod registries;
 mod storage_conf;
 
 use std::path::Path;
 
-use super::{Filling, Order, Plan, SetupError, agent, whole};
+use super::{Filling, Order, Plan, SetupError, agent};
 use crate::setup::{ImageStore, Runtime, template};
 use form::Form;
+pub use storage_conf::names_image_store;
 
 /// Where this node reads layers, and whatever follows from it.
 struct Chosen {
@@ -20,22 +22,30 @@ struct Chosen {
 }
 
 pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError> {
-    let registries = order.etc.join("containers/registries.conf.d/50-wharf.conf");
-    let mut files = vec![whole(&registries, filling.registries(), order.force)?];
+    let (registries, others) = registries::plan(order, filling)?;
+    let mut files = vec![registries];
     let chosen = Chosen::choose(order, filling)?;
     let storage = storage_conf::merge(order, filling, &chosen)?;
     let mut notes = vec![chosen.form.reason.clone()];
     notes.extend(storage_conf::overriding(order, &chosen)?);
+    notes.extend(others.replaced);
+    let mut warnings = others.winning;
+    if chosen.form.kind == ImageStore::Local {
+        form::refuse_overlap(order, &storage_conf::graphroot(&storage)?)?;
+    }
     files.push(storage);
     if order.runtime == Runtime::Crio {
         files.extend(crio::files(order, &chosen)?);
     }
     let mut empty_files = Vec::new();
     match chosen.form.kind {
-        ImageStore::Shared => match form::lock_files(order) {
-            Ok(found) => empty_files = found,
-            Err(why) => notes.push(why),
-        },
+        ImageStore::Shared => {
+            warnings.extend(form::shared_store_warning(&order.store));
+            match form::lock_files(order) {
+                Ok(found) => empty_files = found,
+                Err(why) => notes.push(why),
+            }
+        }
         ImageStore::Local => {
             files.extend(agent::podman_files(order, filling)?);
             empty_files = form::local_lock_files(order)?;
@@ -49,6 +59,7 @@ pub(super) fn plan(order: &Order, filling: &Filling) -> Result<Plan, SetupError>
     notes.extend(limits(order.runtime).map(str::to_owned));
     Ok(Plan {
         empty_files,
+        warnings,
         ..Plan::of(files, notes)
     })
 }

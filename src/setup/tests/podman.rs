@@ -373,3 +373,170 @@ fn crio_with_another_driver_is_refused() {
         "{error}"
     );
 }
+
+/// Makes a directory a store, as far as one is looked at here.
+fn make_store(dir: &Path) {
+    fs::write(
+        dir.join("wharf.json"),
+        r#"{"format": 1, "store_id": "0123456789abcdef"}"#,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_store_that_this_node_could_write_is_warned_of_by_its_name_also_when_all_is_written() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Shared));
+    let store = tempfile::tempdir().unwrap();
+    make_store(store.path());
+    node.order.store = store.path().to_owned();
+    let warned = |node: &Node, runtime, form| {
+        let mut order = node.order.clone();
+        (order.runtime, order.image_store) = (runtime, Some(form));
+        Plan::make(&order, &NEW).unwrap().warnings
+    };
+    for runtime in [Runtime::Podman, Runtime::Crio] {
+        let warnings = warned(&node, runtime, ImageStore::Shared);
+        let [warning] = &*warnings else {
+            panic!("{warnings:?}")
+        };
+        for said in [
+            &*store.path().display().to_string(),
+            "podman rmi",
+            "ro,nosuid,nodev",
+            "--store",
+        ] {
+            assert!(warning.contains(said), "{said}: {warning}");
+        }
+        assert_eq!(warned(&node, runtime, ImageStore::Local), Vec::<String>::new());
+    }
+    // The files are written all the same.
+    let name = node.etc.path().join(STORAGE);
+    node.plan()
+        .unwrap()
+        .files
+        .iter()
+        .for_each(|file| file.write().unwrap());
+    assert!(name.exists());
+    assert_eq!(node.plan().unwrap().warnings.len(), 1);
+    assert!(names_image_store(node.etc.path(), store.path()));
+    assert!(!names_image_store(node.etc.path(), node.etc.path()));
+}
+
+#[test]
+fn a_directory_that_is_no_store_is_warned_of_where_podman_is_to_read_it() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Shared));
+    let store = tempfile::tempdir().unwrap();
+    node.order.store = store.path().to_owned();
+    let warnings = node.plan().unwrap().warnings;
+    let [warning] = &*warnings else {
+        panic!("{warnings:?}")
+    };
+    let path = store.path().display().to_string();
+    assert!(
+        warning.contains(&path) && warning.contains("wharf.json") && warning.contains("--store"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn an_image_store_in_the_store_or_in_podmans_own_storage_is_refused_and_nothing_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name);
+    fs::create_dir_all(path("store/layers")).unwrap();
+    symlink(path("store"), path("link")).unwrap();
+    let storage = format!("[storage]\ngraphroot = {:?}\n", path("images"));
+    for (dir, other) in [
+        ("store", "store"),
+        ("store/layers", "store"),
+        ("link/new/below", "store"),
+        ("", "store"),
+        ("images", "images"),
+        ("images/new", "images"),
+    ] {
+        let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(STORAGE, &storage);
+        (node.order.store, node.order.podman) = (path("store"), path(dir));
+        let before = tree(root.path());
+        let error = node.refusal();
+        for said in [&path(other).display().to_string(), "--podman DIR"] {
+            assert!(error.contains(said), "{dir}: {error}");
+        }
+        assert_eq!(tree(root.path()), before, "{dir}");
+        // The other form has no such directory.
+        node.order.image_store = Some(ImageStore::Shared);
+        node.plan().unwrap();
+    }
+    let mut node = node(Runtime::Podman, Some(ImageStore::Local));
+    node.order.podman = PathBuf::from("/var/lib/containers/storage/wharf");
+    assert!(node.refusal().contains("graphroot"));
+}
+
+#[test]
+fn an_image_store_that_cannot_be_made_leaves_all_files_as_they_were() {
+    let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(STORAGE, SHIPPED);
+    // Nobody makes a directory there, root neither.
+    node.order.podman = PathBuf::from("/proc/wharf");
+    let plan = node.plan().unwrap();
+    assert_eq!(plan.empty_by_hand.len(), 0);
+    let before = tree(node.etc.path());
+    let error = plan.write().unwrap_err().to_string();
+    assert!(error.contains("/proc/wharf"), "{error}");
+    assert_eq!(tree(node.etc.path()), before);
+}
+
+#[test]
+fn a_registry_that_another_file_blocks_is_refused_by_name_and_neither_opened_nor_lost() {
+    const BLOCK: &str = "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n";
+    for (file, can_be_replaced, text) in [
+        ("containers/registries.conf", true, BLOCK),
+        (
+            "containers/registries.conf",
+            true,
+            "[registries.block]\nregistries = [\"docker.io\"]\n",
+        ),
+        ("containers/registries.conf.d/10-a.conf", true, BLOCK),
+        ("containers/registries.conf.d/90-b.conf", false, BLOCK),
+        (
+            "containers/registries.conf.d/90-b.conf",
+            false,
+            "registry = [{ prefix = \"ghcr.io\", location = \"x\", blocked = true }]\n",
+        ),
+    ] {
+        let mut node = node(Runtime::Podman, Some(ImageStore::Local)).with(file, text);
+        let error = node.refusal();
+        assert!(error.contains(file) && error.contains("blocked"), "{error}");
+        assert_eq!(error.contains("--force"), can_be_replaced, "{error}");
+        node.order.force = true;
+        let plan = node.plan().unwrap();
+        let said = if can_be_replaced {
+            plan.notes
+        } else {
+            plan.warnings
+        };
+        assert!(said.iter().any(|said| said.contains(file)), "{said:?}");
+    }
+}
+
+#[test]
+fn a_file_of_registries_that_is_read_later_is_told_to_have_the_last_word() {
+    let block = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"other.example\"\n";
+    let told = |name: &str, text: &str| {
+        let name = format!("containers/registries.conf.d/{name}");
+        let plan = node(Runtime::Podman, Some(ImageStore::Local))
+            .with(&name, text)
+            .plan()
+            .unwrap();
+        let names = |said: &[String]| {
+            said.iter()
+                .any(|said| said.contains(&name) && said.contains("docker.io"))
+        };
+        (names(&plan.warnings), names(&plan.notes))
+    };
+    assert_eq!(told("90-b.conf", block), (true, false));
+    assert_eq!(told("10-a.conf", block), (false, true));
+    assert_eq!(
+        told("90-b.conf", &block.replace("docker.io", "quay.io")),
+        (false, false)
+    );
+    // Podman reads no such file.
+    assert_eq!(told("90-b.conf.old", block), (false, false));
+}

@@ -1,7 +1,9 @@
 //! Which image store a node reads: the one on the store, or lists of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::StatVfsMountFlags;
 
 use super::{Order, SetupError};
 use crate::fs::{self, BareDir, Mount, Place};
@@ -67,6 +69,60 @@ impl Form {
             reason: format!("{what}: {why}"),
         }
     }
+}
+
+/// Says what is wrong with the store of a node that reads the store's own lists, as it is seen here.
+pub(super) fn shared_store_warning(store: &Path) -> Option<String> {
+    let path = store.display();
+    match Store::is_at(store) {
+        Ok(true) => {
+            let mount = Mount::of(store).ok()?;
+            let is_read_only = mount.flags.contains(StatVfsMountFlags::RDONLY);
+            (!is_read_only).then(|| {
+                format!(
+                    "{path} is writable here: `podman rmi` and failed pulls would remove and replace layers of all nodes. \
+                     Mount it with ro,nosuid,nodev; where a mirror runs on this machine, make a read-only bind mount at \
+                     another path (mount --bind -o ro,nosuid,nodev {path} OTHER) and name that one (--store OTHER)"
+                )
+            })
+        }
+        Ok(false) => Some(format!(
+            "{path} is no store: it has no wharf.json, and Podman will find no layer there. Mount the store's file system \
+             if it is not mounted, or name the store's own directory in it (--store DIR)"
+        )),
+        Err(error) => Some(format!(
+            "{path} cannot be read as a store, and Podman may find no layer there: {}",
+            full_text(&error)
+        )),
+    }
+}
+
+/// Refuses a directory for this node's own image store that lies in the store or in Podman's own storage, or they in it.
+pub(super) fn refuse_overlap(order: &Order, graphroot: &Path) -> Result<(), SetupError> {
+    let dir = &order.podman;
+    for (other, what) in [
+        (&*order.store, "the store"),
+        (graphroot, "where Podman keeps its own images (graphroot)"),
+    ] {
+        let overlaps = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+        if overlaps(dir, other) || overlaps(&real(dir), &real(other)) {
+            return Err(SetupError::ImageStore {
+                dir: dir.clone(),
+                other: other.to_owned(),
+                what,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Follows the links in the part of a path that is there.
+fn real(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|there| {
+        let below = path.strip_prefix(there).ok()?;
+        Some(there.canonicalize().ok()?.join(below))
+    });
+    found.unwrap_or_else(|| path.to_owned())
 }
 
 fn is_store(root: &Path) -> bool {

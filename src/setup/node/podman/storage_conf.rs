@@ -9,6 +9,7 @@ use super::{Chosen, Filling, Order, SetupError};
 use crate::setup::FileChange;
 use crate::setup::node::{lookup, parse, read};
 use crate::setup::toml::{self, Differing};
+use crate::store::Store;
 
 const IMAGE_STORES: [&str; 3] = ["storage", "options", "additionalimagestores"];
 
@@ -17,6 +18,24 @@ pub(super) fn named(order: &Order) -> Result<Vec<String>, SetupError> {
     let path = path(order);
     let document = parse(&path, &read(&path)?.unwrap_or_default())?;
     Ok(texts(image_stores(&document)))
+}
+
+/// Tells whether a node's storage.conf names the lists on the store; one that cannot be read names nothing.
+pub fn names_image_store(etc: &Path, store: &Path) -> bool {
+    let text = read(&etc.join("containers/storage.conf")).ok().flatten();
+    let document = text.and_then(|text| text.parse::<DocumentMut>().ok());
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let lists = real(&Store::image_store_path(store));
+    let named = document.map(|document| texts(image_stores(&document)));
+    named.is_some_and(|named| named.iter().any(|found| real(Path::new(found)) == lists))
+}
+
+/// Returns where Podman keeps its own images, by the file as it will be.
+pub(super) fn graphroot(file: &FileChange) -> Result<PathBuf, SetupError> {
+    let document = parse(&file.path, &file.after)?;
+    let named = lookup(&document, &["storage", "graphroot"]).and_then(Item::as_str);
+    let named = named.filter(|named| !named.is_empty());
+    Ok(PathBuf::from(named.unwrap_or("/var/lib/containers/storage")))
 }
 
 /// Adds the image store; what is there, or in the distribution's file if that is all there is, stays.
