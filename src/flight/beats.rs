@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ struct Inner<C: Calls> {
     /// What this mirror owns.
     owned: AtomicUsize,
     owns: Notify,
+    /// Other mirrors show themselves, dead or alive.
+    has_company: AtomicBool,
     listings: Mutex<BTreeMap<PathBuf, Listing>>,
 }
 
@@ -84,6 +86,7 @@ impl<C: Calls> Beats<C> {
                 own,
                 owned: AtomicUsize::new(0),
                 owns: Notify::new(),
+                has_company: AtomicBool::new(false),
                 listings: Mutex::default(),
             }),
         }
@@ -102,7 +105,9 @@ impl<C: Calls> Beats<C> {
         for name in names {
             calls.make_name(&own.join(name)).await?;
         }
-        calls.make_name(&own.join(beat_name(0))).await
+        calls.make_name(&own.join(beat_name(0))).await?;
+        self.look_for_company().await;
+        Ok(())
     }
 
     /// Beats until it is dropped.
@@ -130,6 +135,24 @@ impl<C: Calls> Beats<C> {
             // What stays of it harms nobody.
             let _ = calls.remove(&own.join(beat_name(last))).await;
             last = next;
+            self.look_for_company().await;
+        }
+    }
+
+    /// Tells whether there are other mirrors, as far as this one knows: those who came a few seconds ago may not count yet.
+    pub fn has_company(&self) -> bool {
+        self.inner.has_company.load(Ordering::Relaxed)
+    }
+
+    async fn look_for_company(&self) {
+        let Some(all) = self.inner.own.parent() else {
+            return;
+        };
+        if let Ok(names) = self.inner.calls.list(all).await {
+            let has_company = names
+                .iter()
+                .any(|name| Some(name.as_ref()) != self.inner.own.file_name());
+            self.inner.has_company.store(has_company, Ordering::Relaxed);
         }
     }
 

@@ -91,6 +91,15 @@ impl StagedFile {
         Ok(())
     }
 
+    /// Lets other nodes see what is written so far, soon (facts/dfs.md 2c).
+    ///
+    /// # Errors
+    /// Any errno.
+    pub fn show(&self) -> Result<(), FsError> {
+        let synced = self.file.sync_data();
+        synced.map_err(|source| FsError::new("sync", &self.path, source))
+    }
+
     /// Makes the content durable and gives it a name in place of the file that has it; returns which file it is.
     ///
     /// Readers see the one or the other whole, some of them late (facts/dfs.md 2c).

@@ -45,6 +45,11 @@ impl Peers {
         }
     }
 
+    /// Returns what tells whether there are others at all.
+    pub(super) fn beats(&self) -> Option<Beats<Disk>> {
+        Some(self.known.as_ref()?.beats.clone())
+    }
+
     /// Returns the claims; `None` as long as others cannot see this mirror, which works for itself alone then.
     pub(super) fn claims(&self) -> Option<&Claims<Disk>> {
         self.has_appeared.get()?;

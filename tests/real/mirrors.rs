@@ -47,7 +47,9 @@ impl Mirrors {
             0 => self.shared.a(),
             _ => self.shared.b(),
         };
-        let mut options = Options::new(self.upstream.address()).keys(keys);
+        let mut options = Options::new(self.upstream.address())
+            .keys(keys)
+            .variable("WHARF_LOG_LEVEL", "wharf=debug");
         options.store = Some(node.join("store"));
         self.mirrors.push(Mirror::start(&options));
     }

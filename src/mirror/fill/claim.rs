@@ -316,7 +316,7 @@ impl Flight<'_> {
             });
         }
         self.has_copied = have > 0;
-        self.writer = Some(Writer::new(staged, mirror.disk.deadline()));
+        self.writer = Some(Writer::new(staged, mirror.disk.deadline(), mirror.peers.beats()));
         self.claim = Some(claim);
         Ok(())
     }

@@ -326,7 +326,7 @@ impl Flight<'_> {
         match staging.await {
             Ok(staged) => {
                 fill.window().attach(staged.reader());
-                self.writer = Some(Writer::new(staged, mirror.disk.deadline()));
+                self.writer = Some(Writer::new(staged, mirror.disk.deadline(), None));
                 Ok(())
             }
             Err(error) => self.go_past_store(error),

@@ -5,8 +5,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use crate::fs::{FsError, StagedFile};
+use crate::flight::Beats;
+use crate::fs::{Disk, FsError, StagedFile};
 use crate::mirror::window::Window;
+
+/// How often what is written is shown to other mirrors: some file systems (MooseFS) do so by themselves only when the writer
+/// pauses.
+const SHOWN_EVERY: Duration = Duration::from_millis(500);
 
 /// What a call gives back: the file, and how many bytes it has more.
 type Written = (StagedFile, Result<u64, FsError>);
@@ -15,6 +20,9 @@ type Written = (StagedFile, Result<u64, FsError>);
 pub(super) struct Writer {
     state: State,
     deadline: Duration,
+    /// Tells whether others read the file.
+    readers: Option<Beats<Disk>>,
+    synced_at: Instant,
 }
 
 enum State {
@@ -28,11 +36,15 @@ enum State {
 }
 
 impl Writer {
-    /// Takes over an empty staged file; each call may take `deadline`.
-    pub(super) fn new(staged: StagedFile, deadline: Duration) -> Self {
+    /// Takes over a staged file; each call may take `deadline`.
+    ///
+    /// Other mirrors may read what is written, if `readers` tells that there are some.
+    pub(super) fn new(staged: StagedFile, deadline: Duration, readers: Option<Beats<Disk>>) -> Self {
         Self {
             state: State::Idle(staged),
             deadline,
+            readers,
+            synced_at: Instant::now(),
         }
     }
 
@@ -46,10 +58,18 @@ impl Writer {
             return;
         }
         if let State::Idle(mut staged) = std::mem::replace(&mut self.state, State::Gone) {
+            let has_readers = self.readers.as_ref().is_some_and(Beats::has_company);
+            let is_synced = has_readers && self.synced_at.elapsed() >= SHOWN_EVERY;
+            if is_synced {
+                self.synced_at = Instant::now();
+            }
             let call = tokio::task::spawn_blocking(move || {
                 let count = pieces.iter().map(|piece| piece.len() as u64).sum();
-                let written = staged.write(&pieces).map(|()| count);
-                (staged, written)
+                let written = staged.write(&pieces).and_then(|()| match is_synced {
+                    true => staged.show(),
+                    false => Ok(()),
+                });
+                (staged, written.map(|()| count))
             });
             let until = Instant::now() + self.deadline;
             self.state = State::Busy { call, until };
