@@ -129,6 +129,17 @@ pub fn read_dated(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, FsError>
     Ok(Some((content, written_at.map_err(error("stat"))?)))
 }
 
+/// Returns when a file was last written; `None` if it does not exist.
+///
+/// # Errors
+/// Any errno but ENOENT.
+pub fn modified_at(path: &Path) -> Result<Option<SystemTime>, FsError> {
+    match std::fs::metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(time) => Ok(Some(time)),
+        Err(source) => missing_as_none(FsError::new("stat", path, source)),
+    }
+}
+
 /// Returns the names in a directory that are UTF-8; none if it does not exist.
 ///
 /// # Errors

@@ -5,10 +5,12 @@
 mod age;
 mod images;
 mod inspect;
+mod mirrors;
 mod nodes;
 
 pub use images::{Inventory, ListedImage, ListedLayer};
 pub use inspect::{InspectError, InspectedChain, InspectedImage, inspect_chain, inspect_image};
+pub use mirrors::{ListedMirror, Mirrors};
 pub use nodes::{ListedNode, Nodes};
 
 use serde::Serialize;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::inventory::{Inventory, Nodes};
+use crate::inventory::{Inventory, Mirrors, Nodes};
 use crate::store::Store;
 
 /// Which store.
@@ -18,15 +18,20 @@ pub(super) struct LsArguments {
     /// List the nodes, and what their agents say that they have in use
     #[arg(long)]
     nodes: bool,
+    /// List the mirrors that use the store, and how much each fetches and extracts for all
+    #[arg(long, conflicts_with = "nodes")]
+    mirrors: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Prints the images, or the nodes.
+/// Prints the images, the nodes, or the mirrors.
 pub(super) fn run(arguments: &LsArguments) -> anyhow::Result<()> {
     let store = Store::open_read_only(&arguments.store)?;
     let text = match (arguments.nodes, arguments.json) {
+        (_, false) if arguments.mirrors => Mirrors::read(&store)?.to_string(),
+        (_, true) if arguments.mirrors => Mirrors::read(&store)?.to_json(),
         (false, false) => Inventory::read(&store)?.to_string(),
         (false, true) => Inventory::read(&store)?.to_json(),
         (true, false) => Nodes::read(&store)?.to_string(),

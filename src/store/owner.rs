@@ -37,7 +37,7 @@ struct Place {
 
 /// An owner's name, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-struct Owner {
+pub(super) struct Owner {
     place: Place,
     pid: u32,
     start_time: String,
@@ -241,7 +241,22 @@ impl Owner {
         )
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// Returns the part of its name that no other owner has.
+    pub(super) fn id(&self) -> &str {
+        &self.random
+    }
+
+    pub(super) fn process(&self) -> u32 {
+        self.pid
+    }
+
+    /// Returns the name of its host, without what tells hosts of one name apart.
+    pub(super) fn host_name(&self) -> &str {
+        let host = &self.place.host;
+        host.rsplit_once('+').map_or(host.as_str(), |(name, _)| name)
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         let parts: Vec<&str> = name.split(',').collect();
         let [host, boot, pid_namespace, pid, start_time, random] = parts.as_slice() else {
             return None;

@@ -3,16 +3,17 @@
 //! Extracting needs root; the upstream is the scripted one, which counts what it sends.
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::Response;
+use crate::support::client::{Request, Response};
 use crate::support::dfs::{Kind, Shared};
 use crate::support::layers::{Layered, add, record, tar_of};
 use crate::support::mirror::{Mirror, Options};
 use crate::support::process::wait_until;
 use crate::support::sha256;
 use crate::support::store::{assert_blobs_are_whole, assert_nothing_staged};
-use crate::support::upstream::{Upstream, blob, bytes, then};
+use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 
 const APP: &str = "library/app";
 /// Longer than anything may take on a busy machine.
@@ -182,4 +183,103 @@ fn on_gluster_an_owner_that_is_killed_is_replaced() {
 #[test]
 fn on_moosefs_an_owner_that_is_killed_is_replaced() {
     a_killed_owner_is_replaced(Kind::MooseFs, 50);
+}
+
+/// The owner is stopped for longer than others wait, and wakes up when another one has taken over.
+fn an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(kind: Kind) {
+    let mut mirrors = Mirrors::start(kind, 3, QUICK);
+    let whole = bytes(64 * MIB, 77);
+    let digest = mirrors.upstream.add_blob(APP, whole.clone());
+    mirrors
+        .upstream
+        .script(blob(&digest), then().bytes_per_second(MIB));
+    let mut owner = mirrors.open(0, &digest);
+    let mut of_owner = owner.read(whole.len() / 4);
+    let mut follower = mirrors.open(1, &digest);
+    let mut of_follower = follower.read(1000);
+    mirrors.mirrors[0].pause();
+    // Taken over: more comes than the first one had.
+    of_follower.extend(follower.read(whole.len() / 2));
+    mirrors.mirrors[0].go_on();
+    let late = mirrors.open(2, &digest);
+    assert!(late.end().expect("the blob").body == whole, "other bytes");
+    of_follower.extend(follower.end().expect("the rest").body);
+    assert!(of_follower == whole, "other bytes");
+    // The sleeper's client gets the rest as well, or is cut, and gets it when it asks again.
+    match owner.end() {
+        Ok(rest) => of_owner.extend(rest.body),
+        Err(_) => of_owner = mirrors.open(0, &digest).end().expect("the blob").body,
+    }
+    assert!(of_owner == whole, "other bytes");
+    let sent = mirrors.upstream.bytes_sent(&digest) as f64 / whole.len() as f64;
+    println!("{kind:?}: {sent:.3} times the blob's bytes were fetched");
+    assert!(sent <= 1.2, "{sent:.3} times the blob's bytes were fetched");
+    mirrors.end();
+}
+
+#[test]
+fn on_ext4_an_owner_that_sleeps_is_replaced() {
+    an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(Kind::Ext4);
+}
+
+#[test]
+fn on_gluster_an_owner_that_sleeps_is_replaced() {
+    an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(Kind::Gluster);
+}
+
+#[test]
+fn on_moosefs_an_owner_that_sleeps_is_replaced() {
+    an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(Kind::MooseFs);
+}
+
+#[test]
+fn mirrors_are_restarted_in_turn_while_clients_pull() {
+    let mut mirrors = Mirrors::start(Kind::Ext4, 3, "drain_timeout = \"20s\"");
+    let images: Vec<Layered> = (0..12)
+        .map(|seed| {
+            let layers: Vec<Vec<u8>> = (0..2)
+                .map(|layer| tar_of(&[("file", &bytes(400_000, 100 + seed * 2 + layer))]))
+                .collect();
+            add(&mirrors.upstream, APP, &format!("r{seed}"), &layers)
+        })
+        .collect();
+    mirrors.upstream.script(blobs(), then().bytes_per_second(MIB));
+    let addresses: Vec<_> = mirrors.mirrors.iter().map(Mirror::address).collect();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..6)
+            .map(|client| {
+                let (images, addresses, is_over) = (&images, &addresses, &is_over);
+                scope.spawn(move || {
+                    let mut pulls = 0;
+                    while !is_over.load(Ordering::Relaxed) || pulls < 4 {
+                        let image = &images[(client * 2 + pulls) % images.len()];
+                        for digest in &image.layers {
+                            // As containerd does: the next mirror if this one refuses, and a few times in all.
+                            let got = (0..12).find_map(|attempt| {
+                                let address = addresses[(client + attempt) % addresses.len()];
+                                let path = format!("/v2/{APP}/blobs/{digest}");
+                                let answer = Request::get(address, &path).try_send();
+                                if answer.is_err() {
+                                    std::thread::sleep(Duration::from_millis(200));
+                                }
+                                answer.ok().filter(|answer| answer.status == 200)
+                            });
+                            assert_eq!(sha256(&got.expect("a layer").body), *digest);
+                        }
+                        pulls += 1;
+                    }
+                })
+            })
+            .collect();
+        for mirror in &mut mirrors.mirrors {
+            mirror.stop();
+            mirror.start_again();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("a client");
+        }
+    });
+    mirrors.end();
 }

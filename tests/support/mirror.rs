@@ -213,6 +213,16 @@ impl Mirror {
         self.service.kill();
     }
 
+    /// Stops it until it is to go on (SIGSTOP).
+    pub fn pause(&mut self) {
+        self.service.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after a [`pause`](Self::pause).
+    pub fn go_on(&mut self) {
+        self.service.signal(Signal::CONT);
+    }
+
     /// Sends SIGTERM.
     pub fn terminate(&mut self) {
         self.service.signal(Signal::TERM);
