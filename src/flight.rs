@@ -16,6 +16,7 @@ mod claim;
 mod rule;
 #[cfg(test)]
 mod sim;
+mod sweep;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 pub use beats::Beats;
 pub(crate) use claim::owners;
 pub use claim::{Claim, ClaimKey, Claims, Entered, Failed, Following, IsDone, News, Places, Work};
+pub use sweep::Sweep;
 
 /// How often an asker leads or follows anew after a question was abandoned (its task panicked).
 const MAX_ABANDONED: usize = 3;

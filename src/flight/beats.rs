@@ -248,6 +248,11 @@ impl<C: Calls> Drop for Owning<C> {
 
 const BEAT_PREFIX: &str = "beat@";
 
+/// Tells whether a name in a mirror's directory is a beat.
+pub(super) fn is_beat(name: &str) -> bool {
+    name.starts_with(BEAT_PREFIX)
+}
+
 fn beat_name(number: u64) -> String {
     format!("{BEAT_PREFIX}{number:012}")
 }

@@ -326,6 +326,11 @@ impl<C: Calls> Claims<C> {
             .await
     }
 
+    /// Returns what claims are made with, and where.
+    pub(super) fn parts(&self) -> (&C, &Places) {
+        (&self.inner.calls, &self.inner.places)
+    }
+
     fn dir(&self, key: &ClaimKey) -> PathBuf {
         self.inner.places.claims.join(&key.0)
     }
@@ -601,5 +606,126 @@ fn generation_name(generation: u64) -> String {
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         drop(runtime.spawn(task));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::fs::Disk;
+    use crate::oci::Algorithm;
+
+    /// Makes the claims of a mirror of a store on this machine's disk.
+    async fn claims(root: &Path, owner: &str) -> Claims<Disk> {
+        let places = Places {
+            claims: root.join("claims"),
+            mirrors: root.join("mirrors"),
+            work: root.join("work"),
+            owner: owner.to_owned(),
+        };
+        for dir in [&places.claims, &places.work.join(owner)] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let disk = Disk::new(Duration::from_secs(20));
+        let beats = Beats::new(disk.clone(), places.mirrors.join(owner));
+        beats.appear(&["version@1".to_owned()]).await.unwrap();
+        Claims::new(disk, places, beats, Duration::from_secs(15))
+    }
+
+    fn key(number: u32) -> ClaimKey {
+        ClaimKey::blob(&Digest::of(Algorithm::Sha256, &number.to_be_bytes()), None)
+    }
+
+    #[tokio::test]
+    async fn what_a_mirror_left_that_is_gone_for_good_is_cleared_and_nothing_of_a_live_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["here", "dead", "alive"];
+        let [here, dead, alive] = [
+            claims(dir.path(), names[0]).await,
+            claims(dir.path(), names[1]).await,
+            claims(dir.path(), names[2]).await,
+        ];
+        for (number, owner) in [(1, &dead), (2, &alive), (3, &here)] {
+            let Ok(Entered::Ours(claim)) = owner.enter(&key(number), no).await else {
+                panic!("somebody else's");
+            };
+            std::fs::write(claim.file(), "half").unwrap();
+            std::mem::forget(claim);
+        }
+        let count = |dir: &Path| std::fs::read_dir(dir).unwrap().count();
+        let mut sweep = crate::flight::Sweep::default();
+        for number in 0..20 {
+            sweep.run(&here).await.unwrap();
+            let beat = dir
+                .path()
+                .join("mirrors/alive")
+                .join(format!("beat@{number:012}"));
+            std::fs::write(beat, "").unwrap();
+            if number == 3 {
+                assert_eq!(count(&dir.path().join("mirrors")), 3, "not at once");
+            }
+        }
+        for place in ["mirrors", "work"] {
+            assert!(!dir.path().join(place).join("dead").exists(), "{place}");
+            assert!(dir.path().join(place).join("alive").exists(), "{place}");
+        }
+        assert_eq!(count(&dir.path().join("claims")), 2);
+    }
+
+    async fn no() -> Result<bool, FsError> {
+        Ok(false)
+    }
+
+    #[tokio::test]
+    async fn what_a_mirror_claims_costs_it_little_if_there_is_no_other_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = claims(dir.path(), "one").await;
+        let mut costs = Vec::new();
+        for number in 0..200 {
+            let started = Instant::now();
+            let Entered::Ours(claim) = claims.enter(&key(number), no).await.unwrap() else {
+                panic!("somebody else's");
+            };
+            let entered = started.elapsed();
+            let started = Instant::now();
+            claim.give_up().await;
+            costs.push(entered + started.elapsed());
+        }
+        costs.sort_unstable();
+        println!(
+            "the median of {} claims: {:?}",
+            costs.len(),
+            costs[costs.len() / 2]
+        );
+        assert!(costs[costs.len() / 2] < Duration::from_millis(5), "{costs:?}");
+        assert_eq!(std::fs::read_dir(dir.path().join("claims")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_read_by_who_waits_and_does_not_count_for_who_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (claims(dir.path(), "one").await, claims(dir.path(), "two").await);
+        let Entered::Ours(claim) = one.enter(&key(1), no).await.unwrap() else {
+            panic!("somebody else's");
+        };
+        let Entered::Theirs(mut following) = two.enter(&key(1), no).await.unwrap() else {
+            panic!("claimed twice");
+        };
+        let News::Owner(work) = following.next(no).await.unwrap() else {
+            panic!("no owner");
+        };
+        assert_eq!((work.file, work.size_bytes), (claim.file(), None));
+        claim.fail(b"gone".to_vec()).await;
+        let News::Failed(failed) = following.next(no).await.unwrap() else {
+            panic!("no failure");
+        };
+        assert_eq!(failed.reason, b"gone");
+        let Entered::Ours(next) = failed.try_anew(no).await.unwrap() else {
+            panic!("somebody else's");
+        };
+        assert_eq!(next.generation, 1);
+        next.done();
     }
 }

@@ -12,6 +12,9 @@ use scenario::{Faults, run};
 /// As many runs as a test does by default; `WHARF_SEEDS=FROM..TO` says which ones.
 const SEEDS: u64 = 300;
 
+/// As many with `WHARF_LONG`.
+const LONG_SEEDS: u64 = 5000;
+
 /// As many seeds as it may take at most to notice that a rule is broken.
 const TO_NOTICE: u64 = 5000;
 
@@ -37,7 +40,11 @@ fn trace() {
 /// Runs all seeds; panics with the first that breaks something.
 fn hold(faults: Faults) {
     trace();
-    for seed in seeds(SEEDS) {
+    let default = match std::env::var_os("WHARF_LONG") {
+        Some(_) => LONG_SEEDS,
+        None => SEEDS,
+    };
+    for seed in seeds(default) {
         if let Err(broken) = run(seed, faults, None) {
             panic!("seed {seed}: {broken} (WHARF_SEEDS={seed}..{})", seed + 1);
         }

@@ -6,13 +6,16 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Inner, Mirror};
-use crate::flight::{Beats, Claims};
+use crate::flight::{Beats, Claims, Sweep};
 use crate::fs::Disk;
 use crate::store::Store;
 use crate::telemetry::full_text;
 
 /// How soon a mirror tries again to show itself, whose store fails.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often this mirror looks for what others have left.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
 /// How long the end of a mirror waits until its name is gone: others notice a little later then.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -28,6 +31,22 @@ pub(super) struct Peers {
 struct Known {
     beats: Beats<Disk>,
     claims: Claims<Disk>,
+}
+
+impl Known {
+    /// Clears what others have left that are gone for good, as long as the process lives.
+    async fn sweep(&self) {
+        let mut sweep = Sweep::default();
+        loop {
+            sleep(SWEEP_EVERY).await;
+            if let Err(error) = sweep.run(&self.claims).await {
+                tracing::debug!(
+                    error = error.full_text(),
+                    "what dead mirrors left is not cleared now"
+                );
+            }
+        }
+    }
 }
 
 impl Peers {
@@ -71,7 +90,7 @@ impl Mirror {
                 }
             }
             if let Some(known) = &inner.peers.known {
-                known.beats.run().await;
+                tokio::join!(known.beats.run(), known.sweep());
             }
         });
     }

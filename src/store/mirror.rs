@@ -56,7 +56,8 @@ impl Store {
                 // A beat may be gone by now.
                 dates.extend(fs::modified_at(&dir.join(sign))?);
             }
-            let (Some(version), Some(first), Some(last)) = (version, dates.iter().min(), dates.iter().max()) else {
+            let (Some(version), Some(first), Some(last)) = (version, dates.iter().min(), dates.iter().max())
+            else {
                 continue;
             };
             let (fills, extractions) = claims.get(&name).copied().unwrap_or_default();
@@ -84,7 +85,11 @@ impl Store {
             };
             for owner in flight::owners(&fs::list(&dir.join(top))?) {
                 let (fills, extractions) = owned.entry(owner).or_default();
-                *(if key.starts_with("layer-") { extractions } else { fills }) += 1;
+                *(if key.starts_with("layer-") {
+                    extractions
+                } else {
+                    fills
+                }) += 1;
             }
         }
         Ok(owned)

@@ -2,11 +2,13 @@
 //!
 //! Extracting needs root; the upstream is the scripted one, which counts what it sends.
 
+use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Request, Response};
+use crate::support::clients::Bindfs;
 use crate::support::dfs::{Kind, Shared};
 use crate::support::layers::{Layered, add, record, tar_of};
 use crate::support::mirror::{Mirror, Options};
@@ -170,9 +172,11 @@ fn a_killed_owner_is_replaced(kind: Kind, percent: usize) {
 
 #[test]
 fn on_ext4_an_owner_that_is_killed_is_replaced() {
-    for percent in [10, 50, 99] {
-        a_killed_owner_is_replaced(Kind::Ext4, percent);
-    }
+    std::thread::scope(|scope| {
+        for percent in [10, 50, 99] {
+            scope.spawn(move || a_killed_owner_is_replaced(Kind::Ext4, percent));
+        }
+    });
 }
 
 #[test]
@@ -188,11 +192,14 @@ fn on_moosefs_an_owner_that_is_killed_is_replaced() {
 /// The owner is stopped for longer than others wait, and wakes up when another one has taken over.
 fn an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(kind: Kind) {
     let mut mirrors = Mirrors::start(kind, 3, QUICK);
-    let whole = bytes(64 * MIB, 77);
+    // What the kernel takes while the owner sleeps is little beside sixteen seconds.
+    let is_long = kind == Kind::Ext4 || std::env::var_os("WHARF_LONG").is_some();
+    let (size, most) = if is_long { (64 * MIB, 1.2) } else { (16 * MIB, 1.5) };
+    let whole = bytes(size, 77);
     let digest = mirrors.upstream.add_blob(APP, whole.clone());
     mirrors
         .upstream
-        .script(blob(&digest), then().bytes_per_second(MIB));
+        .script(blob(&digest), then().bytes_per_second(4 * MIB));
     let mut owner = mirrors.open(0, &digest);
     let mut of_owner = owner.read(whole.len() / 4);
     let mut follower = mirrors.open(1, &digest);
@@ -213,7 +220,7 @@ fn an_owner_that_sleeps_is_replaced_and_wakes_up_as_a_follower(kind: Kind) {
     assert!(of_owner == whole, "other bytes");
     let sent = mirrors.upstream.bytes_sent(&digest) as f64 / whole.len() as f64;
     println!("{kind:?}: {sent:.3} times the blob's bytes were fetched");
-    assert!(sent <= 1.2, "{sent:.3} times the blob's bytes were fetched");
+    assert!(sent <= most, "{sent:.3} times the blob's bytes were fetched");
     mirrors.end();
 }
 
@@ -282,4 +289,45 @@ fn mirrors_are_restarted_in_turn_while_clients_pull() {
         }
     });
     mirrors.end();
+}
+
+/// The owner's file system hangs, as if its node were cut off, and goes on when another mirror has taken over.
+#[test]
+fn an_owner_whose_file_system_hangs_is_replaced_and_does_no_harm_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let backing = folder.path().join("backing");
+    std::fs::create_dir(&backing).expect("make a directory");
+    let cut_off = Bindfs::over(&backing, &[]);
+    let upstream = Upstream::start();
+    let start = |place: &Path| {
+        let keys = format!("{QUICK}store_timeout = \"2s\"\n");
+        let mut options = Options::new(upstream.address()).keys(&keys);
+        options.store = Some(place.join("store"));
+        Mirror::start(&options)
+    };
+    let (mut owner, mut other) = (start(cut_off.path()), start(&backing));
+    let whole = bytes(20 * MIB, 5);
+    let digest = upstream.add_blob(APP, whole.clone());
+    upstream.script(blob(&digest), then().bytes_per_second(2 * MIB));
+    let path = format!("/v2/{APP}/blobs/{digest}");
+    let mut of_owner = owner.ask(&path).open();
+    let mut seen = of_owner.read(whole.len() / 4);
+    let mut follower = other.ask(&path).open();
+    let mut followed = follower.read(1000);
+    cut_off.hang();
+    followed.extend(follower.end().expect("the rest").body);
+    assert!(followed == whole, "other bytes");
+    cut_off.go_on();
+    // Past its store, or cut.
+    match of_owner.end() {
+        Ok(rest) => seen.extend(rest.body),
+        Err(_) => seen = owner.ask(&path).send().body,
+    }
+    assert!(seen == whole, "other bytes");
+    let sent = upstream.bytes_sent(&digest) as f64 / whole.len() as f64;
+    println!("{sent:.3} times the blob's bytes were fetched");
+    assert!(sent <= 2.0, "{sent:.3} times the blob's bytes were fetched");
+    owner.stop();
+    other.stop();
+    assert_eq!(assert_blobs_are_whole(&backing.join("store")), 1);
 }

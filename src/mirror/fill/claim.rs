@@ -263,10 +263,11 @@ impl Flight<'_> {
             Err(error) => return Err(FillError::Unwanted(error)),
         };
         if self.verifier.seen() == 0 {
-            return match self.may_take(blob.size_bytes).await? {
-                true => Ok(self.show(&blob)),
-                false => Err(FillError::Abandoned),
-            };
+            if !self.may_take(blob.size_bytes).await? {
+                return Err(FillError::Abandoned);
+            }
+            self.show(&blob);
+            return Ok(());
         }
         let path = mirror.store.blob_path(&fill.digest);
         let mut source = Source {
