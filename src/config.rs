@@ -61,6 +61,8 @@ pub struct Config {
     pub buffer_memory: u64,
     /// How long a call of the store may take.
     pub store_timeout: Duration,
+    /// Whether the mirrors of a store fetch and extract for each other.
+    pub share_work: bool,
     /// How long another mirror of the store may give no sign before its work is taken over.
     pub stall_timeout: Duration,
     /// How long requests under way may go on after SIGTERM.
@@ -199,6 +201,7 @@ impl Default for Config {
             uncached_streams: 4,
             buffer_memory: 48 << 20,
             store_timeout: Duration::from_secs(20),
+            share_work: false,
             stall_timeout: Duration::from_secs(15),
             drain_timeout: Duration::from_secs(30),
             hold_timeout: Duration::from_secs(240),

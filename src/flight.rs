@@ -1,6 +1,6 @@
 //! Single flight: one leader does the work, everybody else who asks follows it.
 //!
-//! Here it is who leads in this process; in [`claim`], which of the mirrors of a store does.
+//! Here it is who leads in this process; in `claim`, which of the mirrors of a store does ([`Claims`]).
 //!
 //! [`Flights`] says who leads; what a flight shows to its followers is the
 //! flight's own matter (a fill shows a growing file). [`Questions`] is the

@@ -157,7 +157,7 @@ impl Mirror {
         let extraction = image::extraction(config.extract.as_ref(), &store);
         let inner = Inner {
             image_store: ImageStore::new(&store),
-            peers: Peers::new(&store, &disk, config.stall_timeout),
+            peers: Peers::new(&store, &disk, config),
             store,
             index,
             upstreams,

@@ -41,6 +41,7 @@ pub(super) struct RawConfig {
     pub(super) buffer_memory: Option<String>,
     #[serde(deserialize_with = "duration_text")]
     pub(super) store_timeout: Option<String>,
+    pub(super) share_work: Option<bool>,
     #[serde(deserialize_with = "duration_text")]
     pub(super) stall_timeout: Option<String>,
     #[serde(deserialize_with = "duration_text")]

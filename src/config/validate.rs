@@ -70,6 +70,7 @@ pub(super) fn config(raw: RawConfig) -> Result<Config, Invalid> {
         uncached_streams: count("uncached_streams", raw.uncached_streams, default.uncached_streams)?,
         buffer_memory: size("buffer_memory", raw.buffer_memory, default.buffer_memory)?,
         store_timeout: timeout("store_timeout", raw.store_timeout, default.store_timeout)?,
+        share_work: raw.share_work.unwrap_or(default.share_work),
         stall_timeout: stall_timeout(raw.stall_timeout, default.stall_timeout)?,
         drain_timeout: duration("drain_timeout", raw.drain_timeout, default.drain_timeout)?,
         hold_timeout: duration("hold_timeout", raw.hold_timeout, default.hold_timeout)?,

@@ -49,7 +49,7 @@ use tokio::time::sleep;
 use super::beats::{Beats, Owning, Watch};
 use super::rule::{Rule, is_kept};
 use crate::fs::{Calls, FsError, random_name};
-use crate::oci::{DiffId, Digest, RegistryHost};
+use crate::oci::{Algorithm, DiffId, Digest, RegistryHost};
 
 /// How often a claim is tried anew because others came and went meanwhile.
 const MAX_RACES: usize = 16;
@@ -90,7 +90,11 @@ impl ClaimKey {
     pub fn blob(digest: &Digest, stranger: Option<&RegistryHost>) -> Self {
         let name = format!("blob-{}-{}", digest.algorithm().as_str(), digest.hex());
         match stranger {
-            Some(host) => Self(format!("{name}-{}", host.as_str().replace('/', "_"))),
+            // By a digest, for a name has at most 255 bytes.
+            Some(host) => {
+                let host = Digest::of(Algorithm::Sha256, host.as_str().as_bytes());
+                Self(format!("{name}-{}", &host.hex()[..16]))
+            }
             None => Self(name),
         }
     }
@@ -615,7 +619,6 @@ mod tests {
 
     use super::*;
     use crate::fs::Disk;
-    use crate::oci::Algorithm;
 
     /// Makes the claims of a mirror of a store on this machine's disk.
     async fn claims(root: &Path, owner: &str) -> Claims<Disk> {

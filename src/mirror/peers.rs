@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Inner, Mirror};
+use crate::config::Config;
 use crate::flight::{Beats, Claims, Sweep};
 use crate::fs::Disk;
 use crate::store::Store;
@@ -22,7 +23,7 @@ const LEAVING: Duration = Duration::from_secs(2);
 
 /// How this mirror agrees with others.
 pub(super) struct Peers {
-    /// `None` of a store that is only read.
+    /// `None` if the work is not shared, or the store only read.
     known: Option<Known>,
     /// Set once the others can see this mirror: they would take what it claims for a dead one's.
     has_appeared: OnceLock<()>,
@@ -50,11 +51,12 @@ impl Known {
 }
 
 impl Peers {
-    pub(super) fn new(store: &Store, disk: &Disk, stall_timeout: Duration) -> Self {
-        let known = store.places().ok().map(|places| {
+    pub(super) fn new(store: &Store, disk: &Disk, config: &Config) -> Self {
+        let places = config.share_work.then(|| store.places().ok()).flatten();
+        let known = places.map(|places| {
             let beats = Beats::new(disk.clone(), places.mirrors.join(&places.owner));
             Known {
-                claims: Claims::new(disk.clone(), places, beats.clone(), stall_timeout),
+                claims: Claims::new(disk.clone(), places, beats.clone(), config.stall_timeout),
                 beats,
             }
         });

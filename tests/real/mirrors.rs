@@ -300,7 +300,7 @@ fn an_owner_whose_file_system_hangs_is_replaced_and_does_no_harm_later() {
     let cut_off = Bindfs::over(&backing, &[]);
     let upstream = Upstream::start();
     let start = |place: &Path| {
-        let keys = format!("{QUICK}store_timeout = \"2s\"\n");
+        let keys = format!("share_work = true\n{QUICK}store_timeout = \"2s\"\n");
         let mut options = Options::new(upstream.address()).keys(&keys);
         options.store = Some(place.join("store"));
         Mirror::start(&options)

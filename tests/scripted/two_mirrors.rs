@@ -13,7 +13,7 @@ use crate::support::upstream::{Upstream, blob, blobs, bytes, then};
 use super::{APP, MIB, SOON, at_once, blob_path, manifest_path};
 
 fn options(upstream: &Upstream, directory: &Path) -> Options {
-    let mut options = Options::new(upstream.address());
+    let mut options = Options::new(upstream.address()).keys("share_work = true");
     options.store = Some(directory.join("store"));
     options
 }
