@@ -51,6 +51,7 @@ impl Mirrors {
             _ => self.shared.b(),
         };
         let mut options = Options::new(self.upstream.address())
+            .keys("share_work = true")
             .keys(keys)
             .variable("WHARF_LOG_LEVEL", "wharf=debug");
         options.store = Some(node.join("store"));
