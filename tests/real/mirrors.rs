@@ -119,7 +119,11 @@ fn a_cold_image_is_fetched_and_extracted_once(kind: Kind) {
             .all(|chain_id| record(store, chain_id).is_some())
             .then_some(())
     });
-    assert_eq!(mirrors.count("wharf_layers_total", "outcome=\"published\""), 10.0);
+    // Counted when the store has told the mirror so, a moment after others see it.
+    let extracted = wait_until("all layers to be counted", LIMIT, || {
+        Some(mirrors.count("wharf_layers_total", "outcome=\"published\"")).filter(|count| *count >= 10.0)
+    });
+    assert_eq!(extracted, 10.0);
     assert_eq!(mirrors.count("wharf_layers_total", "outcome=\"failed\""), 0.0);
     mirrors.end();
 }
