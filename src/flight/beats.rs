@@ -198,11 +198,7 @@ impl<C: Calls> Beats<C> {
         }
         let names = self.inner.calls.list(dir).await?;
         let listing = Listing {
-            beat: names
-                .iter()
-                .filter(|name| name.starts_with(BEAT_PREFIX))
-                .max()
-                .cloned(),
+            beat: last_beat(&names),
             is_empty: names.is_empty(),
             at: Instant::now(),
         };
@@ -248,9 +244,10 @@ impl<C: Calls> Drop for Owning<C> {
 
 const BEAT_PREFIX: &str = "beat@";
 
-/// Tells whether a name in a mirror's directory is a beat.
-pub(super) fn is_beat(name: &str) -> bool {
-    name.starts_with(BEAT_PREFIX)
+/// Returns the latest beat among the names in a mirror's directory.
+pub(super) fn last_beat(names: &[String]) -> Option<String> {
+    let beats = names.iter().filter(|name| name.starts_with(BEAT_PREFIX));
+    beats.max().cloned()
 }
 
 fn beat_name(number: u64) -> String {

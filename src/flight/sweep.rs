@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::beats::is_beat;
+use super::beats::last_beat;
 use super::claim::{Claims, Places, owners};
 use crate::fs::{Calls, FsError, random_name};
 
@@ -32,8 +32,7 @@ impl Sweep {
         let present = calls.list(&places.mirrors).await?;
         self.mirrors.retain(|owner, _| present.contains(owner));
         for owner in present.iter().filter(|owner| **owner != places.owner) {
-            let names = calls.list(&places.mirrors.join(owner)).await?;
-            let beat = names.into_iter().filter(|name| is_beat(name)).max();
+            let beat = last_beat(&calls.list(&places.mirrors.join(owner)).await?);
             let (last, silent) = self.mirrors.entry(owner.clone()).or_default();
             *silent = if *last == beat { *silent + 1 } else { 0 };
             *last = beat;

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::flight;
 use crate::fs::{self, FsError};
 
 use super::Store;
-use super::owner::Owner;
+use super::owner::{self, Owner};
 
 /// A mirror that shows itself, whether it still lives or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,12 +77,8 @@ impl Store {
     /// Counts what each owner claims: fills, and extractions.
     fn claims(&self) -> Result<HashMap<String, (usize, usize)>, FsError> {
         let mut owned: HashMap<String, (usize, usize)> = HashMap::new();
-        for key in fs::list(&self.layout().claims())? {
-            let dir = self.layout().claims().join(&key);
-            let Some(top) = fs::list(&dir)?.into_iter().max() else {
-                continue;
-            };
-            for owner in flight::owners(&fs::list(&dir.join(top))?) {
+        for (key, owners) in owner::claims(self.layout())? {
+            for owner in owners {
                 let (fills, extractions) = owned.entry(owner).or_default();
                 *(if key.starts_with("layer-") {
                     extractions

@@ -109,6 +109,18 @@ impl Drop for WorkDir {
     }
 }
 
+/// Returns what is claimed, and the owners of the highest generation.
+pub(super) fn claims(layout: &Layout) -> Result<Vec<(String, Vec<String>)>, FsError> {
+    let mut claims = Vec::new();
+    for key in fs::list(&layout.claims())? {
+        let dir = layout.claims().join(&key);
+        if let Some(top) = fs::list(&dir)?.into_iter().max() {
+            claims.push((key, crate::flight::owners(&fs::list(&dir.join(top))?)));
+        }
+    }
+    Ok(claims)
+}
+
 /// Lets other mirrors know at once which of this host's processes are dead, and clears what they claimed and nobody waits for.
 /// Failing to is logged, and no more than that.
 pub(super) fn clear_dead_claims(layout: &Layout, work: &WorkDir) {
@@ -120,11 +132,8 @@ pub(super) fn clear_dead_claims(layout: &Layout, work: &WorkDir) {
         for name in fs::list(&layout.mirrors())?.iter().filter(|name| is_dead(name)) {
             fs::remove_tree(&layout.mirrors().join(name))?;
         }
-        for key in fs::list(&layout.claims())? {
+        for (key, owners) in claims(layout)? {
             let dir = layout.claims().join(key);
-            let generations = fs::list(&dir)?.into_iter();
-            let Some(top) = generations.max() else { continue };
-            let owners = crate::flight::owners(&fs::list(&dir.join(top))?);
             if !owners.is_empty() && owners.iter().all(|owner| is_dead(owner)) {
                 // As a whole: somebody may be about to take it over.
                 let away = work.path.join(random_name());

@@ -72,12 +72,6 @@ struct Source {
     is_shown: bool,
 }
 
-/// What ends the reading of another owner's file.
-enum Ended {
-    News(News<Disk>),
-    Store(FsError),
-}
-
 impl FillTask {
     fn claim_key(&self) -> ClaimKey {
         let Fill {
@@ -131,33 +125,38 @@ impl Flight<'_> {
             upstream.head_blob(&fill.repository.name, &fill.digest).await?;
         }
         loop {
-            let failed = match self.read_along(&mut following).await? {
-                Ended::News(News::Failed(failed)) => failed,
-                Ended::News(News::Ours(claim)) => return self.own(claim).await.map(|()| false),
-                Ended::News(News::Done | News::Owner(_)) => return self.end_following().await.map(|()| true),
-                // Whoever fills it may fare better, but is not seen.
-                Ended::Store(error) => return self.go_past_store(error).map(|()| false),
+            let entered = match self.read_along(&mut following).await? {
+                Ok(News::Failed(failed)) => {
+                    let reason = serde_json::from_slice::<Reason>(&failed.reason);
+                    if let Ok(reason) = reason
+                        && reason.repository == fill.repository.to_string()
+                    {
+                        return Err(FillError::Told {
+                            class: reason.outcome.class(),
+                            text: reason.text,
+                        });
+                    }
+                    failed.try_anew(self.task.is_done()).await
+                }
+                Ok(News::Ours(claim)) => Ok(Entered::Ours(claim)),
+                Ok(News::Done | News::Owner(_)) => Ok(Entered::Done),
+                Err(error) => Err(error),
             };
-            let reason = serde_json::from_slice::<Reason>(&failed.reason);
-            if let Ok(reason) = reason
-                && reason.repository == fill.repository.to_string()
-            {
-                return Err(FillError::Told {
-                    class: reason.outcome.class(),
-                    text: reason.text,
-                });
-            }
-            following = match failed.try_anew(self.task.is_done()).await {
+            following = match entered {
                 Ok(Entered::Theirs(following)) => following,
                 Ok(Entered::Ours(claim)) => return self.own(claim).await.map(|()| false),
                 Ok(Entered::Done) => return self.end_following().await.map(|()| true),
+                // Whoever fills it may fare better, but is not seen.
                 Err(error) => return self.go_past_store(error).map(|()| false),
             };
         }
     }
 
-    /// Takes in what owners write until one has ended.
-    async fn read_along(&mut self, following: &mut Following<Disk>) -> Result<Ended, FillError> {
+    /// Takes in what owners write until one has ended; the inner error is the store's.
+    async fn read_along(
+        &mut self,
+        following: &mut Following<Disk>,
+    ) -> Result<Result<News<Disk>, FsError>, FillError> {
         let mut source: Option<Source> = None;
         loop {
             let next = following.next(self.task.is_done());
@@ -190,8 +189,7 @@ impl Flight<'_> {
                         });
                     }
                 }
-                Ok(news) => return Ok(Ended::News(news)),
-                Err(error) => return Ok(Ended::Store(error)),
+                ended => return Ok(ended),
             }
         }
     }
